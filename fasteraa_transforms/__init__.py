@@ -1,0 +1,40 @@
+"""Faster AutoAugment (Hataya et al., ECCV 2020) as torchvision-compatible transforms.
+
+Example:
+    >>> import torch
+    >>> from fasteraa_transforms import FasterAutoAugment, Policy
+    >>> rotate = {"operation": "rotate", "weight": 3, "probability": 0.6, "magnitude": 0.4}
+    >>> flip = {"operation": "flip", "weight": 1, "probability": 0.5}
+    >>> transform = FasterAutoAugment(Policy([[[rotate, flip], [flip]]], name="example"))
+    >>> images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)  # each of the 8 draws for itself
+    >>> transform(images).shape
+    torch.Size([8, 3, 32, 32])
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from fasteraa_transforms import functional
+from fasteraa_transforms.apply import apply
+from fasteraa_transforms.operations import OPERATIONS, Operation
+from fasteraa_transforms.plan import Plan
+from fasteraa_transforms.policy import Candidate, Policy, PolicyError
+from fasteraa_transforms.relaxed import RelaxedPolicy
+from fasteraa_transforms.transform import FasterAutoAugment
+
+__all__ = [
+    "OPERATIONS",
+    "Candidate",
+    "FasterAutoAugment",
+    "Operation",
+    "Plan",
+    "Policy",
+    "PolicyError",
+    "RelaxedPolicy",
+    "apply",
+    "functional",
+]
+
+try:
+    __version__ = version("fasteraa_transforms")
+except PackageNotFoundError:  # a bare checkout, not installed
+    __version__ = "0+unknown"

@@ -1,0 +1,246 @@
+"""A plan applied to images: the one place where plans become pixels.
+
+`apply` picks the form of the operations that suits the images: Pillow's for PIL images, the exact one for uint8, the
+differentiable one for floats. It draws nothing; the same images and plan give the same result every time.
+"""
+
+import numbers
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+
+from fasteraa_transforms import _pillow
+from fasteraa_transforms.operations import OPERATIONS, Operation
+from fasteraa_transforms.plan import Plan
+
+Images = TypeVar("Images", Tensor, Image.Image)
+
+_OPERATIONS = tuple(OPERATIONS.values())
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+# The uint8 forms take so many values at a time, or one image if it has more. Taking more is no faster, and their int64
+# and float64 intermediates stay within a few MiB (with large images, within those of one image) whatever the batch.
+_CHUNK = 2**17
+
+_MODES: dict[object, InterpolationMode] = {
+    InterpolationMode.NEAREST: InterpolationMode.NEAREST,
+    InterpolationMode.BILINEAR: InterpolationMode.BILINEAR,
+    "nearest": InterpolationMode.NEAREST,
+    "bilinear": InterpolationMode.BILINEAR,
+    int(Image.Resampling.NEAREST): InterpolationMode.NEAREST,
+    int(Image.Resampling.BILINEAR): InterpolationMode.BILINEAR,
+}
+
+
+def interpolation_mode(interpolation: InterpolationMode | str | int) -> InterpolationMode:
+    """The mode, given as torchvision takes it: itself, its name, or Pillow's number for it.
+
+    Raises:
+        ValueError: it is neither NEAREST nor BILINEAR.
+
+    Example:
+        >>> interpolation_mode("bilinear")
+        <InterpolationMode.BILINEAR: 'bilinear'>
+    """
+    mode: Any = _MODES.get(interpolation, interpolation)
+    _pillow.check_interpolation(mode)
+    return mode
+
+
+def fill_values(fill: float | Sequence[float]) -> tuple[float, ...]:
+    """``fill`` as a tuple: of one number for all channels, or of one number for each.
+
+    Raises:
+        TypeError: it is neither a number nor a sequence of numbers.
+
+    Example:
+        >>> fill_values(7), fill_values([1, 2, 3])
+        ((7,), (1, 2, 3))
+    """
+    values: tuple[Any, ...] = tuple(fill) if isinstance(fill, Sequence) else (fill,)
+    if not all(isinstance(value, numbers.Real) for value in values):
+        raise TypeError(f"fill should be a number or a sequence with one number per channel, but got {fill!r} instead")
+    return values
+
+
+def apply(
+    images: Images,
+    plan: Plan,
+    *,
+    interpolation: InterpolationMode | str | int = InterpolationMode.NEAREST,
+    fill: float | Sequence[float] = 0,
+) -> Images:
+    """Apply a plan to the images it was drawn for.
+
+    A pure function: nothing is drawn, nothing is written into ``images``, and the result shares no memory with them.
+    On uint8 the result is, byte for byte, what Pillow gives, one image at a time. On floats it is the same without the
+    rounding to 8 bits, and gradients flow to ``images`` as `functional` says.
+
+    sample_pairing blends in the *original* partner, ``images[plan.partner]`` as it came in, whatever the earlier stages
+    did to either of the two. An image that is its own partner, as the only one of a batch is, stays as it is.
+
+    Args:
+        images: one of
+
+            - a PIL image of mode L, RGB or RGBA, with a plan of one image;
+            - a uint8 tensor [..., C, H, W], with values in [0, 255]. It is computed on the CPU: one that lies on
+              another device is copied there and back, which is exact and slow;
+            - a float16, bfloat16, float32 or float64 tensor [..., C, H, W], with values in [0, 1], computed on its own
+              device, the two 16-bit types in float32.
+
+            Any number of channels. Of a subclass of Tensor, the plain tensor is taken.
+        plan: one row for each image, leading dimensions flattened; on any device.
+        interpolation: NEAREST or BILINEAR, for shear, translate and rotate; also their names or Pillow's numbers.
+        fill: value outside of the image, one number or one a channel, in the image's own range: [0, 255] for uint8
+            (fractions are dropped) and PIL, [0, 1] for floats.
+
+    Returns:
+        PIL image of the same mode and size, or plain tensor of the same shape, dtype and device.
+
+    Raises:
+        TypeError: the type, dtype or mode of ``images``, or the type of ``fill``, is not one of those above.
+        ValueError: shape, length of the plan, interpolation, or range or length of ``fill`` do not fit; or the plan
+            names an operation or a partner that does not exist.
+
+    Example:
+        >>> from fasteraa_transforms.policy import Policy
+        >>> policy = Policy([[[{"operation": "invert", "weight": 1, "probability": 1}]]])
+        >>> apply(torch.full((2, 1, 1, 3), 50, dtype=torch.uint8), policy.sample(2)).tolist()
+        [[[[205, 205, 205]]], [[[205, 205, 205]]]]
+        >>> apply(Image.new("L", (1, 1), 50), policy.sample(1)).getpixel((0, 0))
+        205
+    """
+    mode = interpolation_mode(interpolation)
+    values = fill_values(fill)
+    if isinstance(images, Image.Image):
+        return _apply_pillow(images, plan, mode, values)
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images should be a PIL image or a tensor, but got {type(images).__name__} instead")
+    return _apply_tensor(images.as_subclass(Tensor), plan, mode, values)
+
+
+def _check(plan: Plan, count: int, fill: tuple[float, ...], channels: int, highest: int) -> None:
+    """Raise ValueError if the plan or the fill do not fit ``count`` images of so many channels."""
+    if len(plan) != count:
+        raise ValueError(f"the plan should have one row for each image, but has {len(plan)} for {count}")
+    if len(fill) not in (1, channels):
+        raise ValueError(f"fill should be one number or one for each of {channels} channels, but got {fill} instead")
+    if not all(0 <= value <= highest for value in fill):
+        raise ValueError(f"fill should be in [0, {highest}], the range of the images, but got {fill} instead")
+
+
+Schedule = list[list[tuple[Operation, Tensor]]]
+
+
+def _schedule(plan: Plan) -> Schedule:
+    """For each stage of a plan on the CPU, the operations that happen there, each with the rows [n] it happens to."""
+    last = len(_OPERATIONS) - 1
+    if ((plan.operation < 0) | (plan.operation > last)).any():
+        raise ValueError(f"plan.operation should be in [0, {last}], but got {plan.operation.unique().tolist()} instead")
+    pairing = plan.operation == list(OPERATIONS).index("sample_pairing")
+    applied = plan.applied
+    if len(plan) == 1:  # also of a row cut out of a larger plan, whose partner lies elsewhere
+        applied = applied & ~pairing
+    elif (pairing & ((plan.partner < 0) | (plan.partner >= len(plan)))).any():
+        partners = plan.partner[pairing].unique().tolist()
+        raise ValueError(f"plan.partner should be in [0, {len(plan) - 1}], but got {partners} instead")
+    else:
+        applied = applied & ~(pairing & (plan.partner == torch.arange(len(plan))[:, None]))
+    chosen = torch.where(applied, plan.operation, -1)
+    return [
+        [
+            (_OPERATIONS[index], (column == index).nonzero().flatten())
+            for index in column.unique().tolist()
+            if index >= 0
+        ]
+        for column in chosen.unbind(1)
+    ]
+
+
+def _apply_pillow(
+    image: Image.Image, plan: Plan, interpolation: InterpolationMode, fill: tuple[float, ...]
+) -> Image.Image:
+    _pillow.check_mode(image)
+    _check(plan, 1, fill, len(image.getbands()), 255)
+    plan = plan.to("cpu")
+    result = image.copy()
+    if 0 in image.size:
+        return result
+    for stage, steps in enumerate(_schedule(plan)):
+        for operation, _ in steps:  # one or none
+            centre = tuple(plan.centre[0, stage].tolist())
+            takes = {"interpolation": interpolation, "fill": fill, "centre": centre}
+            keywords = {key: takes[key] for key in operation.takes}
+            result = operation.pillow(result, float(plan.parameter[0, stage]), **keywords)
+    return result
+
+
+def _apply_tensor(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: tuple[float, ...]) -> Tensor:
+    if images.dtype != torch.uint8 and images.dtype not in _FLOATS:
+        accepted = ", ".join(str(dtype) for dtype in (torch.uint8, *_FLOATS))
+        raise TypeError(f"the dtype of images should be one of {accepted}, but got {images.dtype} instead")
+    if images.ndim < 3:
+        raise ValueError(f"images should have the shape [..., C, H, W], but got {list(images.shape)} instead")
+    exact = images.dtype == torch.uint8
+    channels = images.shape[-3]
+    _check(plan, images.shape[:-3].numel(), fill, channels, 255 if exact else 1)
+    if images.numel() == 0:
+        return images.clone()
+    batch = images.reshape(-1, *images.shape[-3:])
+    form = _apply_uint8 if exact else _apply_float
+    result = form(batch, plan.to("cpu"), interpolation, fill)
+    return result.reshape(images.shape).to(images.device)
+
+
+def _apply_uint8(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: tuple[float, ...]) -> Tensor:
+    """The exact forms on [B, C, H, W]; the result lies on the CPU."""
+    before = images.cpu().numpy()
+    result = before.copy(order="C")
+    parameter, centre, partner = plan.parameter.numpy(), plan.centre.numpy(), plan.partner.numpy()
+    size = max(1, _CHUNK // before[0].size)
+    for stage, steps in enumerate(_schedule(plan)):
+        for operation, rows in steps:
+            for part in rows.split(size):
+                index = part.numpy()
+                takes: dict[str, Any] = {"interpolation": interpolation, "fill": fill, "centre": centre[index, stage]}
+                if "partner" in operation.takes:
+                    takes["partner"] = before[partner[index, stage]]
+                keywords = {key: takes[key] for key in operation.takes}
+                result[index] = operation.uint8(result[index], parameter[index, stage], **keywords)
+    return torch.from_numpy(result)
+
+
+def _apply_float(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: tuple[float, ...]) -> Tensor:
+    """The differentiable forms on [B, C, H, W], on the device of the images."""
+    device = images.device
+    before = images if images.dtype.itemsize >= 4 else images.float()
+    result = before
+    # The convolution in sharpness would otherwise lose up to a level to the 16 bits of an autocast region around us.
+    with torch.autocast(device.type, enabled=False):
+        for stage, steps in enumerate(_schedule(plan)):
+            if not steps:
+                continue
+            untouched = torch.ones(len(plan), dtype=torch.bool)
+            order, outputs = [], []
+            for operation, rows in steps:
+                untouched[rows] = False
+                takes: dict[str, Any] = {
+                    "interpolation": interpolation,
+                    "fill": fill,
+                    "centre": plan.centre[rows, stage].to(device),
+                }
+                if "partner" in operation.takes:
+                    takes["partner"] = before[plan.partner[rows, stage].to(device)]
+                keywords = {key: takes[key] for key in operation.takes}
+                parameter = plan.parameter[rows, stage].to(device)
+                outputs.append(operation.differentiable(result[rows.to(device)], parameter, **keywords))
+                order.append(rows)
+            order.append(untouched.nonzero().flatten())
+            outputs.append(result[order[-1].to(device)])
+            # Two copies a stage, whatever the number of operations; and nothing is written in place, for autograd.
+            result = torch.cat(outputs)[torch.cat(order).argsort().to(device)]
+    return images.clone() if result is before else result.to(images.dtype)

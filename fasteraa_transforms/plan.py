@@ -1,0 +1,158 @@
+"""The plan: everything random about one batch, already drawn."""
+
+import operator
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fasteraa_transforms.operations import OPERATIONS
+
+_NAMES = tuple(OPERATIONS)
+_LISTED_IMAGES = 8  # a repr lists so many images one by one; beyond that it counts
+
+_SHAPES: dict[str, tuple[torch.dtype, str]] = {
+    "operation": (torch.int64, "BK"),
+    "parameter": (torch.float64, "BK"),
+    "applied": (torch.bool, "BK"),
+    "centre": (torch.float64, "BK2"),
+    "partner": (torch.int64, "BK"),
+    "sub_policy": (torch.int64, "B"),
+}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Plan:
+    """What happens to each of B images in each of K stages; nothing random is left.
+
+    Every backend is a pure function of images and plan. `Policy.sample` draws one; one written by hand works as well.
+    Shapes, dtypes and devices are checked here, values are not, since looking at them would wait for the device.
+
+    Attributes:
+        operation: int64 [B, K], index into ``list(OPERATIONS)``.
+        parameter: float64 [B, K], signed physical parameter in the unit that the operation's row states; 0 for an
+            operation without a magnitude.
+        applied: bool [B, K], whether the operation is applied; where it is not, the stage leaves the image as it is.
+        centre: float64 [B, K, 2], (x, y) of the centre of cutout in [0, 1), fractions of width and height.
+        partner: int64 [B, K], index in the batch of the image that sample_pairing blends in.
+        sub_policy: int64 [B], index of the sub-policy that the image drew.
+
+    Raises:
+        ValueError: a tensor has the wrong dtype or shape, or lies on another device than ``operation``.
+
+    Example:
+        >>> names = list(OPERATIONS)
+        >>> Plan(
+        ...     operation=torch.tensor([[names.index("rotate"), names.index("flip")]]),
+        ...     parameter=torch.tensor([[-12.3, 0.0]], dtype=torch.float64),
+        ...     applied=torch.tensor([[True, True]]),
+        ...     centre=torch.zeros(1, 2, 2, dtype=torch.float64),
+        ...     partner=torch.zeros(1, 2, dtype=torch.int64),
+        ...     sub_policy=torch.zeros(1, dtype=torch.int64),
+        ... )
+        Plan(1 image, 2 stages, cpu)
+          0: rotate(-12.3 degrees) → flip
+    """
+
+    operation: Tensor  # [B, K]
+    parameter: Tensor  # [B, K]
+    applied: Tensor  # [B, K]
+    centre: Tensor  # [B, K, 2]
+    partner: Tensor  # [B, K]
+    sub_policy: Tensor  # [B]
+
+    def __post_init__(self) -> None:
+        if self.operation.ndim != 2:
+            raise ValueError(f"operation should be int64 [B, K], but has shape {list(self.operation.shape)}")
+        sizes = {"B": self.operation.shape[0], "K": self.operation.shape[1], "2": 2}
+        for name, (dtype, axes) in _SHAPES.items():
+            tensor = getattr(self, name)
+            shape = [sizes[axis] for axis in axes]
+            if tensor.dtype != dtype or list(tensor.shape) != shape or tensor.device != self.operation.device:
+                raise ValueError(
+                    f"{name} should be {dtype} {shape} on {self.operation.device}, "
+                    f"but is {tensor.dtype} {list(tensor.shape)} on {tensor.device}"
+                )
+
+    def __len__(self) -> int:
+        """Number of images B."""
+        return self.operation.shape[0]
+
+    @property
+    def stages(self) -> int:
+        """Number of stages K."""
+        return self.operation.shape[1]
+
+    def __getitem__(self, index: int | slice | Tensor) -> "Plan":
+        """The plan of some of the images, always a batch: an integer gives a plan of one image.
+
+        ``partner`` is left as it is and goes on counting in the batch that the plan was drawn for. So whoever applies
+        ``plan[rows]`` to ``images[rows]`` has to hand sample_pairing its partners out of the whole batch, and then gets
+        the same pixels as from the whole plan.
+
+        Args:
+            index: an integer, a slice, or a tensor of integers or booleans [B'] as tensors take them.
+
+        Raises:
+            IndexError: an image lies outside the batch.
+
+        Example:
+            >>> from fasteraa_transforms.policy import Policy
+            >>> policy = Policy([[[{"operation": "flip", "weight": 1, "probability": 0.5}]]])
+            >>> plan = policy.sample(10)
+            >>> len(plan[3]), len(plan[2:6]), len(plan[torch.tensor([9, 0])])
+            (1, 4, 2)
+        """
+        rows: slice | Tensor
+        if isinstance(index, slice):
+            rows = index
+        elif isinstance(index, Tensor):
+            rows = index.reshape(-1)
+        else:
+            position = operator.index(index)
+            if not -len(self) <= position < len(self):
+                raise IndexError(f"image {position} of a plan of {len(self)} images")
+            position %= len(self)
+            rows = slice(position, position + 1)
+        return Plan(**{name: getattr(self, name)[rows] for name in _SHAPES})
+
+    def to(self, device: torch.device | str) -> "Plan":
+        """The same plan on another device; itself if it is there already."""
+        moved = {name: getattr(self, name).to(device) for name in _SHAPES}
+        return self if all(moved[name] is getattr(self, name) for name in moved) else Plan(**moved)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all tensors are equal, value by value; devices may differ."""
+        if not isinstance(other, Plan):
+            return NotImplemented
+        moved = other.to(self.operation.device)
+        return all(torch.equal(getattr(self, name), getattr(moved, name)) for name in _SHAPES)
+
+    def __repr__(self) -> str:
+        images = f"{len(self)} image{'s' * (len(self) != 1)}"
+        stages = f"{self.stages} stage{'s' * (self.stages != 1)}"
+        lines = [f"Plan({images}, {stages}, {self.operation.device})"]
+        if len(self) <= _LISTED_IMAGES:
+            steps = ([self._step(image, stage) for stage in range(self.stages)] for image in range(len(self)))
+            lines += [f"{image}: {' → '.join(filter(None, row)) or 'unchanged'}" for image, row in enumerate(steps)]
+        else:
+            counts = Counter(_NAMES[operation] for operation in self.operation[self.applied].tolist())
+            applied = " ".join(f"{name} {count}," for name, count in counts.most_common()).rstrip(",")
+            lines.append(f"{counts.total()} of {self.applied.numel()} stages applied: {applied or 'none'}")
+        return "\n  ".join(lines)
+
+    def _step(self, image: int, stage: int) -> str:
+        """One stage of one image in words; "" if it is not applied."""
+        if not self.applied[image, stage]:
+            return ""
+        operation = OPERATIONS[_NAMES[int(self.operation[image, stage])]]
+        if not operation.has_magnitude:
+            return operation.name
+        details = f"{float(self.parameter[image, stage]):.3g} {operation.unit}"
+        if "partner" in operation.takes:
+            details += f", image {int(self.partner[image, stage])}"
+        if "centre" in operation.takes:
+            x, y = self.centre[image, stage].tolist()
+            details += f" at ({x:.2f}, {y:.2f})"
+        return f"{operation.name}({details})"

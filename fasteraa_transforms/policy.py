@@ -1,0 +1,602 @@
+"""The policy: data that can be read, written and sampled.
+
+A policy is L sub-policies of K stages; a stage is a list of candidates. The JSON file, the checks that a file has to
+pass and the published JSON Schema all come from the pydantic models below.
+"""
+
+import json
+import math
+import os
+import reprlib
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails, PydanticCustomError, from_json
+from torch import Tensor
+
+from fasteraa_transforms.operations import OPERATIONS
+from fasteraa_transforms.plan import Plan
+
+FORMAT = "fasteraa-policy"
+VERSION = 1
+MAX_BYTES = 16 * 2**20  # a searched policy has some 30 kB
+_MAX_ERRORS = 10_000  # beyond this, listing what is wrong costs more memory than it is worth
+_WEIGHT_TOLERANCE = 1e-9
+
+if TYPE_CHECKING:
+    OperationName = str
+else:
+    OperationName = Literal[tuple(OPERATIONS)]
+
+
+class PolicyError(ValueError):
+    """A policy that is refused: where, what was found there, and what was expected.
+
+    Attributes:
+        source: the file, "<string>" for text, "<policy>" for a policy built in Python.
+        path: JSON path of the place, such as ``$.sub_policies[0][1][0].probability``; ``$`` is the whole document.
+        found: what is there, shortened to about 80 characters.
+        expected: what should be there.
+        more: how many more errors the same document has.
+
+    Example:
+        >>> try:
+        ...     Policy([[[{"operation": "flip", "weight": 1, "probability": 1.5}]]])
+        ... except PolicyError as error:
+        ...     print(error)
+        <policy>: $.sub_policies[0][0][0].probability: found 1.5, expected a number in [0, 1]
+    """
+
+    def __init__(self, source: str, path: str, found: str, expected: str, more: int = 0) -> None:
+        super().__init__(source, path, found, expected, more)  # the arguments as they are, so that it can be pickled
+        self.source, self.path, self.found, self.expected, self.more = source, path, found, expected, more
+
+    def __str__(self) -> str:
+        more = f" (and {self.more} more error{'s' * (self.more > 1)})" if self.more else ""
+        return f"{self.source}: {self.path}: found {self.found}, expected {self.expected}{more}"
+
+
+class Candidate(BaseModel):
+    """One operation that a stage may choose.
+
+    Attributes:
+        operation: a name in `OPERATIONS`.
+        weight: positive; within the stages of a `Policy` the weights sum to 1.
+        probability: in [0, 1]; how often the operation is applied once it is chosen.
+        magnitude: in [0, 1]; None if and only if the operation has none.
+
+    Raises:
+        pydantic.ValidationError: a value is refused. (A `Policy` refuses the same values with `PolicyError`.)
+
+    Example:
+        >>> Candidate(operation="rotate", weight=1, probability=0.6, magnitude=0.4)
+        Candidate(operation='rotate', weight=1.0, probability=0.6, magnitude=0.4)
+    """
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        revalidate_instances="always",  # `model_construct` and `model_copy` do not look at values
+        json_schema_extra={
+            "description": "One operation that a stage may choose",
+            "if": {"properties": {"operation": {"enum": [o.name for o in OPERATIONS.values() if o.has_magnitude]}}},
+            "then": {"properties": {"magnitude": {"type": "number"}}, "required": ["magnitude"]},
+            "else": {"properties": {"magnitude": {"type": "null"}}},
+        },
+    )
+
+    operation: Annotated[OperationName, Field(description="Name of the operation")]
+    weight: Annotated[float, Field(gt=0, description="How often it is chosen, relative to the others of its stage")]
+    probability: Annotated[float, Field(ge=0, le=1, description="How often it is applied once it is chosen")]
+    magnitude: Annotated[
+        Annotated[float, Field(ge=0, le=1)] | None,
+        Field(validate_default=True, description="0 is the weakest, 1 the severest; null if the operation has none"),
+    ] = None
+
+    @field_validator("magnitude")
+    @classmethod
+    def _as_the_operation_has_it(cls, magnitude: float | None, info: ValidationInfo) -> float | None:
+        name = info.data.get("operation")  # absent if it was refused itself
+        if name is None or OPERATIONS[name].has_magnitude == (magnitude is not None):
+            return magnitude
+        if magnitude is None:
+            raise _refusal(found="nothing", expected=f"a number in [0, 1], the magnitude of {name}")
+        raise _refusal(found=_shown(magnitude), expected=f"null or nothing, as {name} has no magnitude")
+
+
+def _refusal(found: str, expected: str, within: tuple[int | str, ...] = ()) -> PydanticCustomError:
+    """An error for what types and ranges cannot say; ``within`` leads from the validated value to the wrong place."""
+    context = {"found": found, "expected": expected, "within": within}
+    return PydanticCustomError("refused", "found {found}, expected {expected}", context)
+
+
+def _normalised(stage: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+    """The stage with weights that sum to 1; bit for bit the same stage if they do already."""
+    weights = [candidate.weight for candidate in stage]
+    largest = max(weights)
+    if largest < 2 and abs(math.fsum(weights) - 1) <= _WEIGHT_TOLERANCE:
+        return stage
+    # Dividing by the largest first keeps the sum of weights near the largest float from overflowing.
+    scaled = [weight / largest for weight in weights]
+    total = math.fsum(scaled)
+    for index, weight in enumerate(scaled):
+        if weight / total == 0:
+            expected = f"a weight that does not vanish beside {largest!r}"
+            raise _refusal(found=repr(weights[index]), expected=expected, within=(index, "weight"))
+    return tuple(
+        candidate.model_copy(update={"weight": weight / total}) for candidate, weight in zip(stage, scaled, strict=True)
+    )
+
+
+def _same_stages(sub_policies: "tuple[_SubPolicy, ...]") -> "tuple[_SubPolicy, ...]":
+    """Refuses sub-policies that differ in their number of stages."""
+    stages = len(sub_policies[0])
+    for index, sub_policy in enumerate(sub_policies):
+        if len(sub_policy) != stages:
+            raise _refusal(f"{len(sub_policy)} stages", f"{stages} stages, as in the first sub-policy", within=(index,))
+    return sub_policies
+
+
+def _as_json(provenance: dict[str, Any]) -> dict[str, Any]:
+    """What will be read back once it is written; a copy, so that the caller's dictionary can change."""
+    try:
+        text = json.dumps({"provenance": provenance}, allow_nan=False, ensure_ascii=False)
+        loaded: dict[str, Any] = from_json(text)["provenance"]
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _refusal(_shown(provenance), f"what JSON can hold ({error})") from None
+    return loaded
+
+
+# Lists are as welcome as tuples here; what is in them is checked strictly all the same.
+_List = Field(min_length=1, strict=False)
+_Stage = Annotated[tuple[Candidate, ...], _List, AfterValidator(_normalised)]
+_SubPolicy = Annotated[tuple[_Stage, ...], _List]
+_SubPolicies = Annotated[
+    tuple[_SubPolicy, ...],
+    _List,
+    AfterValidator(_same_stages),
+    Field(description="Each image draws one; all have the same number of stages; a stage is a list of candidates"),
+]
+
+
+class PolicyFile(BaseModel):
+    """The policy file, version 1; the JSON Schema is made from this."""
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        title="Policy file of fasteraa_transforms",
+        json_schema_extra={"description": "Weights are normalised within each stage when the file is read"},
+    )
+
+    # The version stands first: a file from the future may differ in everything that follows.
+    format: Literal["fasteraa-policy"]
+    version: Annotated[int, Field(ge=VERSION, le=VERSION)]
+    name: Annotated[str, Field(min_length=1)]
+    sub_policies: _SubPolicies
+    provenance: Annotated[dict[str, Any], AfterValidator(_as_json), Field(description="Where it comes from")] = {}
+
+
+_EXPECTED = {
+    "$": "a JSON object",
+    "$.format": repr(FORMAT),
+    "$.version": str(VERSION),
+    "$.name": "a non-empty string",
+    "$.sub_policies": "a non-empty list of sub-policies",
+    "$.sub_policies[]": "a non-empty list of stages",
+    "$.sub_policies[][]": "a non-empty list of candidates",
+    "$.sub_policies[][][]": "a candidate: an object with operation, weight, probability and magnitude",
+    "$.sub_policies[][][].operation": f"one of {', '.join(OPERATIONS)}",
+    "$.sub_policies[][][].weight": "a positive number",
+    "$.sub_policies[][][].probability": "a number in [0, 1]",
+    "$.sub_policies[][][].magnitude": "a number in [0, 1]",
+    "$.provenance": "a JSON object",
+}
+
+
+def _shown(value: object) -> str:
+    """repr, at most 80 characters, whatever the value."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxlong = short.maxother = 80
+    try:
+        text = short.repr(value)
+    except Exception:  # a foreign __repr__ may raise anything, and so do integers of more than 4300 digits
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _json_path(place: Iterable[int | str]) -> str:
+    def step(key: int | str) -> str:
+        plain = isinstance(key, str) and key.isidentifier() and len(key) <= 40
+        return f".{key}" if plain else f"[{_shown(key)}]"
+
+    return "$" + "".join(map(step, place))
+
+
+def _policy_error(source: str, error: ValidationError) -> PolicyError:
+    """The first of pydantic's errors in the words of `PolicyError`."""
+    if error.error_count() > _MAX_ERRORS:
+        return PolicyError(source, "$", f"{error.error_count()} errors", "a policy")
+    details: list[ErrorDetails] = []
+    for detail in error.errors(include_url=False):
+        # pydantic calls a list too short as well if it refuses what is in it
+        loc = detail["loc"]
+        inner = details[-1]["loc"] if details else ()
+        if not (detail["type"] == "too_short" and len(inner) > len(loc) and inner[: len(loc)] == loc):
+            details.append(detail)
+
+    first, more = details[0], len(details) - 1
+    kind, context = first["type"], first.get("ctx", {})
+    place = (*first["loc"], *context.get("within", ()))
+    pattern = "$" + "".join("[]" if isinstance(key, int) else f".{key}" for key in place)
+    expected = _EXPECTED.get(pattern, first["msg"])
+    found = _shown(first["input"])
+    if kind == "refused":
+        found, expected = context["found"], context["expected"]
+    elif kind == "missing":
+        found = "nothing"
+    elif kind in ("extra_forbidden", "invalid_key"):
+        expected = "no such key"
+    elif kind == "json_invalid":
+        found, expected = context["error"], "valid JSON"
+    elif kind == "less_than_equal" and pattern == "$.version":
+        expected += "; the file is newer than this release: upgrade fasteraa_transforms"
+    return PolicyError(source, _json_path(place), found, expected, more)
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """A policy as arrays to look things up in, all on one device. Stages with fewer than N candidates are padded."""
+
+    cumulative: Tensor  # float64 [L, K, N], upper ends of the candidates' shares of [0, 1); inf from the last one on
+    operation: Tensor  # int64 [L, K, N]
+    probability: Tensor  # float64 [L, K, N]
+    magnitude: Tensor  # float64 [L, K, N], 0 where there is none
+    weakest: Tensor  # float64 [operations]
+    span: Tensor  # float64 [operations], severest - weakest
+    signed: Tensor  # bool [operations]
+    whole: Tensor  # bool [operations]
+
+
+class Policy:
+    """L sub-policies of K stages, each a choice among candidates; immutable.
+
+    Two policies are equal if their sub-policies are: name and provenance are labels.
+
+    Args:
+        sub_policies: lists (or tuples) of stages, which are lists of candidates, which are `Candidate` or dictionaries
+            of its fields. All have the same number of stages. The weights of a stage are normalised to sum 1.
+        name: a label, not empty.
+        provenance: where the policy comes from; whatever JSON can hold.
+
+    Raises:
+        PolicyError: something is refused; it says where, what was found and what was expected.
+
+    Example:
+        >>> rotate = {"operation": "rotate", "weight": 3, "probability": 0.6, "magnitude": 0.4}
+        >>> flip = {"operation": "flip", "weight": 1, "probability": 0.5}
+        >>> policy = Policy([[[rotate, flip], [flip]]], name="example")
+        >>> policy
+        Policy 'example': 1 sub-policy of 2 stages
+        sub-policy  stage  operation       weight  probability  magnitude
+                 0      0  rotate          0.7500        0.600      0.400
+                           flip            0.2500        0.500          -
+                        1  flip            1.0000        0.500          -
+        >>> policy.sub_policies[0][0][1].weight
+        0.25
+        >>> Policy.from_json(policy.to_json()) == policy
+        True
+    """
+
+    __slots__ = ("_name", "_provenance", "_sub_policies", "_tables")
+
+    def __init__(
+        self,
+        sub_policies: Sequence[Sequence[Sequence[Candidate | dict[str, Any]]]],
+        name: str = "unnamed",
+        provenance: dict[str, Any] | None = None,
+    ) -> None:
+        document = {"format": FORMAT, "version": VERSION, "name": name, "sub_policies": sub_policies}
+        if provenance is not None:
+            document["provenance"] = provenance
+        try:
+            checked = PolicyFile.model_validate(document)
+        except ValidationError as error:
+            raise _policy_error("<policy>", error) from None
+        self._sub_policies = checked.sub_policies
+        self._name = checked.name
+        self._provenance = checked.provenance
+        self._tables: dict[torch.device, _Tables] = {}
+
+    @property
+    def sub_policies(self) -> tuple[tuple[tuple[Candidate, ...], ...], ...]:
+        """L x K x candidates, weights normalised."""
+        return self._sub_policies
+
+    @property
+    def name(self) -> str:
+        """The label."""
+        return self._name
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the policy comes from; a copy."""
+        return _as_json(self._provenance)
+
+    @property
+    def stages(self) -> int:
+        """Number of stages K."""
+        return len(self._sub_policies[0])
+
+    def __len__(self) -> int:
+        """Number of sub-policies L."""
+        return len(self._sub_policies)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the sub-policies are the same; name and provenance do not count."""
+        return self._sub_policies == other._sub_policies if isinstance(other, Policy) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._sub_policies)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._sub_policies, self._name, self._provenance)  # the tables are made anew
+
+    def __repr__(self) -> str:
+        sub_policies = "1 sub-policy" if len(self) == 1 else f"{len(self)} sub-policies"
+        lines = [f"Policy {self._name!r}: {sub_policies} of {self.stages} stage{'s' * (self.stages != 1)}"]
+        lines.append("sub-policy  stage  operation       weight  probability  magnitude")
+        for index, sub_policy in enumerate(self._sub_policies):
+            for k, stage in enumerate(sub_policy):
+                for rank, candidate in enumerate(sorted(stage, key=lambda candidate: -candidate.weight)):
+                    place = f"{index if k == rank == 0 else '':>10}  {k if rank == 0 else '':>5}"
+                    magnitude = "-" if candidate.magnitude is None else f"{candidate.magnitude:.3f}"
+                    shares = f"{candidate.weight:.4f}  {candidate.probability:>11.3f}  {magnitude:>9}"
+                    lines.append(f"{place}  {candidate.operation:14}  {shares}")
+        return "\n".join(lines)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Policy":
+        """Read a policy file: UTF-8 JSON of at most 16 MiB, version 1.
+
+        Raises:
+            PolicyError: the file cannot be read or is refused.
+
+        Example:
+            >>> try:
+            ...     Policy.load("missing.json")
+            ... except PolicyError as error:
+            ...     print(error)
+            missing.json: $: found nothing readable (No such file or directory), expected a policy file
+        """
+        source = os.fspath(path)
+        try:
+            # One bounded read instead of asking for the size: it holds for pipes and growing files too.
+            with open(source, "rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            found = f"nothing readable ({getattr(error, 'strerror', None) or error})"
+            raise PolicyError(source, "$", found, "a policy file") from error
+        _check_size(data, source)
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            found = f"byte 0x{data[error.start]:02x} at offset {error.start}"
+            raise PolicyError(source, "$", found, "UTF-8 text") from None
+        return cls.from_json(text, source)
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "<string>") -> "Policy":
+        """Read the text of a policy file.
+
+        Args:
+            text: JSON.
+            source: what errors call it.
+
+        Raises:
+            PolicyError: the text is refused.
+        """
+        try:
+            checked = PolicyFile.model_validate_json(text)
+        except ValidationError as error:
+            raise _policy_error(source, error) from None
+        return cls(checked.sub_policies, checked.name, checked.provenance)
+
+    def to_json(self) -> str:
+        """The text of the policy file, one candidate a line; `from_json` gives the same policy bit for bit.
+
+        Example:
+            >>> print(Policy([[[{"operation": "flip", "weight": 1, "probability": 0.5}]]]).to_json(), end="")
+            {
+              "format": "fasteraa-policy",
+              "version": 1,
+              "name": "unnamed",
+              "sub_policies": [
+                [
+                  [
+                    {"operation": "flip", "weight": 1.0, "probability": 0.5}
+                  ]
+                ]
+              ],
+              "provenance": {}
+            }
+        """
+
+        def line(candidate: Candidate) -> str:
+            return json.dumps(candidate.model_dump(exclude_none=True))
+
+        def block(items: Iterable[str]) -> str:
+            return "[\n  " + ",\n".join(items).replace("\n", "\n  ") + "\n]"
+
+        sub_policies = block(
+            block(block(line(candidate) for candidate in stage) for stage in sub_policy)
+            for sub_policy in self._sub_policies
+        )
+        entries = {
+            "format": json.dumps(FORMAT),
+            "version": json.dumps(VERSION),
+            "name": json.dumps(self._name, ensure_ascii=False),
+            "sub_policies": sub_policies,
+            "provenance": json.dumps(self._provenance, ensure_ascii=False, indent=2),
+        }
+        lines = ",\n".join(f'"{key}": {text}' for key, text in entries.items())
+        return "{\n  " + lines.replace("\n", "\n  ") + "\n}\n"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the policy file, whole or not at all: if it fails, a previous file stays as it was.
+
+        Raises:
+            OSError: the file cannot be written.
+            PolicyError: it would be larger than `load` accepts, 16 MiB.
+
+        Example:
+            >>> import tempfile
+            >>> policy = Policy([[[{"operation": "flip", "weight": 1, "probability": 0.5}]]])
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     policy.save(f"{folder}/policy.json")
+            ...     Policy.load(f"{folder}/policy.json") == policy
+            True
+        """
+        data = self.to_json().encode()
+        _check_size(data, os.fspath(path))
+        target = Path(path).resolve()  # a symbolic link stays one
+        # Not `tempfile`, whose files nobody else may read; these get the rights of any new file.
+        temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def effective_share(self) -> dict[str, float]:
+        """How often each operation is applied, in [0, 1]: mean of weight × probability over the L·K stages.
+
+        All operations, in the order of `OPERATIONS`; 0.0 for those that do not occur. The sum is the share of stages in
+        which something is applied.
+
+        Example:
+            >>> flip = {"operation": "flip", "weight": 1, "probability": 0.5}
+            >>> invert = {"operation": "invert", "weight": 1, "probability": 1}
+            >>> share = Policy([[[flip, invert], [flip]]]).effective_share()
+            >>> share["flip"], share["invert"], share["rotate"]
+            (0.375, 0.25, 0.0)
+        """
+        terms: dict[str, list[float]] = {name: [] for name in OPERATIONS}
+        for sub_policy in self._sub_policies:
+            for stage in sub_policy:
+                for candidate in stage:
+                    terms[candidate.operation].append(candidate.weight * candidate.probability)
+        return {name: math.fsum(values) / (len(self) * self.stages) for name, values in terms.items()}
+
+    def sample(self, batch_size: int, generator: torch.Generator | None = None) -> Plan:
+        """Draw the plan of a batch.
+
+        Each image draws a sub-policy (uniform) and in each stage a candidate (by weight), whether it is applied (by its
+        probability), the sign (+ or - with equal chance, if the operation is signed), the centre of cutout (uniform)
+        and the partner of sample_pairing (uniform over the other images of the batch; an image alone is its own).
+
+        One call of `torch.rand` draws it all, [batch_size, 1 + 6 K]. So on the CPU the same seed gives image i the same
+        plan in a batch of any size, except for ``partner``.
+
+        Args:
+            batch_size: number of images B, 0 or more.
+            generator: its device is where the plan is drawn and lies; None is the default generator of the CPU.
+
+        Returns:
+            Plan of B images and K stages.
+
+        Raises:
+            ValueError: batch_size is negative.
+
+        Example:
+            >>> flip = {"operation": "flip", "weight": 1, "probability": 1}
+            >>> Policy([[[flip]]]).sample(2)
+            Plan(2 images, 1 stage, cpu)
+              0: flip
+              1: flip
+        """
+        if batch_size < 0:
+            raise ValueError(f"batch_size should be 0 or more, but got {batch_size}")
+        device = torch.device("cpu") if generator is None else generator.device
+        tables = self._tables_on(device)
+        stages = self.stages
+        uniform = torch.rand(batch_size, 1 + 6 * stages, dtype=torch.float64, generator=generator, device=device)
+        choice, gate, sign, x, y, other = uniform[:, 1:].reshape(batch_size, stages, 6).unbind(-1)  # [B, K] each
+
+        sub_policy = _whole(uniform[:, 0], len(self))  # [B]
+        row, stage = sub_policy[:, None], torch.arange(stages, device=device)  # [B, 1], [K]
+        candidate = (choice[..., None] >= tables.cumulative[row, stage]).sum(-1)  # [B, K]
+        operation = tables.operation[row, stage, candidate]
+        magnitude = tables.magnitude[row, stage, candidate]
+        magnitude = torch.where(tables.signed[operation] & (sign < 0.5), -magnitude, magnitude)
+        parameter = tables.weakest[operation] + tables.span[operation] * magnitude
+        image = torch.arange(batch_size, device=device)[:, None]  # [B, 1]
+        return Plan(
+            operation=operation,
+            parameter=torch.where(tables.whole[operation], parameter.round(), parameter),
+            applied=gate < tables.probability[row, stage, candidate],
+            centre=torch.stack((x, y), -1),
+            partner=(image + 1 + _whole(other, batch_size - 1)) % max(batch_size, 1),
+            sub_policy=sub_policy,
+        )
+
+    def _tables_on(self, device: torch.device) -> _Tables:
+        if device not in self._tables:
+            with torch.device("cpu"):  # whatever the default device is
+                tables = self._made_tables()
+            self._tables[device] = _Tables(**{name: tensor.to(device) for name, tensor in vars(tables).items()})
+        return self._tables[device]
+
+    def _made_tables(self) -> _Tables:
+        operations = list(OPERATIONS.values())
+        index = {name: i for i, name in enumerate(OPERATIONS)}
+        widest = max(len(stage) for sub_policy in self._sub_policies for stage in sub_policy)
+        shape = (len(self), self.stages, widest)
+        cumulative = torch.full(shape, math.inf, dtype=torch.float64)
+        operation = torch.zeros(shape, dtype=torch.int64)
+        probability, magnitude = torch.zeros(2, *shape, dtype=torch.float64)
+        for i, sub_policy in enumerate(self._sub_policies):
+            for k, stage in enumerate(sub_policy):
+                n = len(stage)
+                # The last end stays inf: rounding may leave the sum below 1 and a draw above it.
+                weights = torch.tensor([candidate.weight for candidate in stage], dtype=torch.float64)
+                cumulative[i, k, : n - 1] = weights.cumsum(0)[:-1]
+                operation[i, k, :n] = torch.tensor([index[candidate.operation] for candidate in stage])
+                probability[i, k, :n] = torch.tensor(
+                    [candidate.probability for candidate in stage], dtype=torch.float64
+                )
+                magnitude[i, k, :n] = torch.tensor([c.magnitude or 0.0 for c in stage], dtype=torch.float64)
+        return _Tables(
+            cumulative=cumulative,
+            operation=operation,
+            probability=probability,
+            magnitude=magnitude,
+            weakest=torch.tensor([o.weakest for o in operations], dtype=torch.float64),
+            span=torch.tensor([o.severest - o.weakest for o in operations], dtype=torch.float64),
+            signed=torch.tensor([o.signed for o in operations]),
+            whole=torch.tensor([o.whole for o in operations]),
+        )
+
+
+def _whole(uniform: Tensor, count: int) -> Tensor:
+    """Whole numbers in [0, count), int64, from numbers in [0, 1); 0 if count < 1. Any shape."""
+    # The product may round up to count.
+    return (uniform * count).long().clamp(min=0, max=max(count - 1, 0))
+
+
+def _check_size(data: bytes, source: str) -> None:
+    if len(data) > MAX_BYTES:
+        size = f"more than {MAX_BYTES // 2**20} MiB"
+        raise PolicyError(source, "$", size, f"at most {MAX_BYTES // 2**20} MiB")

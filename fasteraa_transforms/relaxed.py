@@ -1,0 +1,241 @@
+"""The relaxed policy: the differentiable stand-in of a `Policy`, whose parameters the search learns."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+
+from fasteraa_transforms import functional
+from fasteraa_transforms.operations import OPERATIONS
+from fasteraa_transforms.policy import Candidate, Policy
+
+PROBABILITY_MARGIN = 1e-4  # keeps the logit finite; the gradient passes, so that a probability of 0 or 1 can come back
+
+
+def relaxed_bernoulli(probability: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """Sample of the relaxed Bernoulli distribution (eq. 4).
+
+    Args:
+        probability: any shape, in [0, 1].
+        uniform: same shape, noise uniform in (0, 1).
+        temperature: λ > 0; the lower, the closer to 0 or 1.
+
+    Returns:
+        Same shape, in [0, 1], differentiable w.r.t. ``probability``, at 0 and 1 too.
+
+    Example:
+        >>> relaxed_bernoulli(torch.tensor([0.2, 0.8]), torch.tensor([0.5, 0.5]), 0.05).round()
+        tensor([0., 1.])
+    """
+    inner = probability.detach().clamp(PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN)
+    inner = inner + (probability - probability.detach())
+    return torch.sigmoid((inner.logit() + uniform.logit()) / temperature)
+
+
+class Draw(NamedTuple):
+    """Everything random in one pass of a relaxed policy over B images, already drawn.
+
+    Attributes:
+        sub_policy: int64 [B], the sub-policy of each image.
+        gate: [B, K, N], uniform in [0, 1): noise of the relaxed Bernoulli variables.
+        sign: [B, K, N], 1 or -1: direction of signed operations, 1 for the others.
+        centre: [B, K, 2], uniform in [0, 1): x and y of cutout's centre.
+        partner: int64 [B, K], another image of the batch, for sample_pairing; itself in a batch of one.
+    """
+
+    sub_policy: Tensor
+    gate: Tensor
+    sign: Tensor
+    centre: Tensor
+    partner: Tensor
+
+
+class RelaxedPolicy(nn.Module):
+    """L sub-policies × K stages over all operations, differentiable w.r.t. all that it learns.
+
+    A stage's output is the sum of all operations' outputs, weighted by softmax(w / η) (eq. 7), each gated by a relaxed
+    Bernoulli variable (eq. 4). Every image draws its own sub-policy, whose parameters are gathered per image, so each
+    operation runs once per stage on the whole batch. sample_pairing blends with the batch as it came in.
+
+    Args:
+        sub_policies: L.
+        stages: K.
+        temperature: λ of the relaxed Bernoulli.
+        selection_temperature: η of the softmax.
+        operations: names of the operations to choose from; all if None.
+        interpolation: NEAREST (as `FasterAutoAugment` does by default) or BILINEAR.
+        fill: value outside of the image, in [0, 1], one number or one a channel.
+        generator: draws the start of the parameters, uniform in [0, 1]; PyTorch's default if None.
+
+    Attributes:
+        weights: [L, K, N] selection weights w.
+        probabilities: [L, K, N], in [0, 1].
+        magnitudes: [L, K, N], in [0, 1]; those of operations without a magnitude are not used.
+
+    Raises:
+        ValueError: an unknown operation, or a count or temperature that is not positive.
+
+    Source: the paper, section 4.1 and Algorithm 1.
+
+    Example:
+        >>> policy = RelaxedPolicy(sub_policies=2, stages=2)
+        >>> policy(torch.rand(4, 3, 16, 16)).mean().backward()
+        >>> policy.probabilities.grad.shape
+        torch.Size([2, 2, 17])
+        >>> _ = policy.project_()  # after each optimizer step
+        >>> policy.to_policy("mine").stages
+        2
+    """
+
+    def __init__(
+        self,
+        sub_policies: int = 10,
+        stages: int = 2,
+        *,
+        temperature: float = 0.05,
+        selection_temperature: float = 0.05,
+        operations: tuple[str, ...] | None = None,
+        interpolation: InterpolationMode = InterpolationMode.NEAREST,
+        fill: functional.Fill = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.operations = tuple(OPERATIONS) if operations is None else tuple(operations)
+        if unknown := [name for name in self.operations if name not in OPERATIONS]:
+            raise ValueError(
+                f"operations should be among {', '.join(OPERATIONS)}, but got {', '.join(unknown)} instead"
+            )
+        if min(sub_policies, stages, len(self.operations), temperature, selection_temperature) <= 0:
+            raise ValueError("sub_policies, stages, operations and both temperatures should be positive")
+        self.temperature = temperature
+        self.selection_temperature = selection_temperature
+        self.interpolation = interpolation
+        self.fill = fill
+        shape = (sub_policies, stages, len(self.operations))
+        self.weights, self.probabilities, self.magnitudes = (
+            nn.Parameter(torch.rand(shape, generator=generator)) for _ in range(3)
+        )
+        signed = torch.tensor([OPERATIONS[name].signed for name in self.operations])
+        self.register_buffer("_signed", signed, persistent=False)
+
+    _signed: Tensor
+
+    @property
+    def selection(self) -> Tensor:
+        """Selection probabilities softmax(w / η), [L, K, N]."""
+        return (self.weights / self.selection_temperature).softmax(-1)
+
+    def draw(self, batch: int, *, generator: torch.Generator | None = None) -> Draw:
+        """Draw all that is random for ``batch`` images, on the parameters' device.
+
+        Args:
+            batch: B.
+            generator: source of all draws, on the parameters' device; PyTorch's default if None.
+        """
+        device = self.weights.device
+        sub_policies, stages, operations = self.weights.shape
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(batch, *shape, generator=generator, device=device)
+
+        sub_policy = (uniform() * sub_policies).long().clamp(max=sub_policies - 1)
+        gate = uniform(stages, operations)
+        sign = torch.where(self._signed & (uniform(stages, operations) < 0.5), -1.0, 1.0)
+        centre = uniform(stages, 2)
+        step = 1 + (uniform(stages) * (batch - 1)).long().clamp(max=max(batch - 2, 0))
+        partner = (torch.arange(batch, device=device)[:, None] + step) % max(batch, 1)
+        return Draw(sub_policy, gate, sign, centre, partner)
+
+    def forward(self, images: Tensor, draw: Draw | None = None) -> Tensor:
+        """Augment a batch.
+
+        Args:
+            images: [B, C, H, W], float, in [0, 1].
+            draw: what is random, from `draw`; drawn anew if None.
+
+        Returns:
+            [B, C, H, W].
+        """
+        draw = self.draw(len(images)) if draw is None else draw
+        # index_select and not [...]: its backward adds in a fixed order on the CPU, whatever the batch's size.
+        selection, probability, magnitude = (
+            table.index_select(0, draw.sub_policy) for table in (self.selection, self.probabilities, self.magnitudes)
+        )  # each [B, K, N]
+        gate = relaxed_bernoulli(probability, draw.gate, self.temperature)
+        magnitude = draw.sign * magnitude
+
+        result = images
+        for stage in range(self.weights.shape[1]):
+            takes: dict[str, object] = {
+                "interpolation": self.interpolation,
+                "fill": self.fill,
+                "centre": draw.centre[:, stage],
+                "partner": images[draw.partner[:, stage]],
+            }
+            amount = selection[:, stage] * gate[:, stage]  # [B, N]: what of each operation reaches the image
+            mixed = (1 - amount.sum(1))[:, None, None, None] * result
+            for n, name in enumerate(self.operations):
+                keywords = {key: takes[key] for key in OPERATIONS[name].takes}
+                output = functional.apply_operation(name, result, magnitude[:, stage, n], **keywords)
+                mixed = mixed + amount[:, n, None, None, None] * output
+            result = mixed
+        return result
+
+    @torch.no_grad()
+    def project_(self) -> "RelaxedPolicy":
+        """Clamp probabilities and magnitudes into [0, 1], in place; call it after each step of the optimizer.
+
+        Clamping in the forward pass instead would leave a parameter outside of the range without a gradient, for good.
+        """
+        self.probabilities.clamp_(0, 1)
+        self.magnitudes.clamp_(0, 1)
+        return self
+
+    @torch.no_grad()
+    def to_policy(
+        self, name: str = "unnamed", *, prune: float = 0.01, provenance: dict[str, object] | None = None
+    ) -> Policy:
+        """The policy that samples what this one relaxes.
+
+        Args:
+            name: name of the policy.
+            prune: candidates whose selection probability is below this are left out and the rest renormalised; the
+                likeliest of a stage always stays.
+            provenance: where the policy comes from; goes into its file.
+        """
+        selection = self.selection.double().cpu()
+        kept = (selection >= prune) | (selection == selection.amax(-1, keepdim=True))
+        probabilities = self.probabilities.clamp(0, 1).tolist()
+        magnitudes = self.magnitudes.clamp(0, 1).tolist()
+
+        def candidate(*index: int) -> Candidate:
+            row, stage, n = index
+            operation = OPERATIONS[self.operations[n]]
+            return Candidate(
+                operation=operation.name,
+                weight=selection[index].item(),
+                probability=probabilities[row][stage][n],
+                magnitude=magnitudes[row][stage][n] if operation.has_magnitude else None,
+            )
+
+        sub_policies, stages, operations = selection.shape
+        return Policy(
+            [
+                [
+                    [candidate(row, stage, n) for n in range(operations) if kept[row, stage, n]]
+                    for stage in range(stages)
+                ]
+                for row in range(sub_policies)
+            ],
+            name=name,
+            provenance=provenance or {},
+        )
+
+    def extra_repr(self) -> str:
+        """What the repr shows."""
+        sub_policies, stages, operations = self.weights.shape
+        return (
+            f"sub_policies={sub_policies}, stages={stages}, operations={operations}, temperature={self.temperature}, "
+            f"selection_temperature={self.selection_temperature}, interpolation={self.interpolation.value}"
+        )

@@ -1,0 +1,193 @@
+"""The search: Algorithm 2 of the paper, with its repairs.
+
+Each batch is split in two halves. The first is augmented by the relaxed policy, the second stays as the real sample;
+comparing a batch with itself would reward a policy that does nothing. First the critic takes a step (Wasserstein terms,
+gradient penalty, class loss on the real images), then the policy takes one with the critic frozen (minus the critic's
+mean on the augmented images, class loss on them).
+
+Real and augmented images go through the critic in one batch. The public reference sends each half by itself, and a
+critic with batch norm then normalises away what tells the two apart: it is not one function of which two means are
+compared, and its Wasserstein estimate stays near zero.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fasteraa_transforms.relaxed import RelaxedPolicy
+from fasteraa_transforms.search.critic import Critic, gradient_penalty
+from fasteraa_transforms.search.data import ImageSet, baseline
+
+STEP_METRICS = (
+    "critic_loss",
+    "wasserstein",
+    "gradient_penalty",
+    "class_loss_real",
+    "accuracy_real",
+    "policy_loss",
+    "class_loss_augmented",
+    "accuracy_augmented",
+)
+"""What a step measures, in the order of the tensor it returns. Accuracies are of the class head, before its step."""
+
+
+@dataclass
+class SearchState:
+    """Everything a search changes, so that a checkpoint of it is a whole one.
+
+    Attributes:
+        policy: the relaxed policy.
+        critic: the critic.
+        policy_optimizer: of the policy.
+        critic_optimizer: of the critic.
+        generator: of all draws of the loop, on its device.
+        epoch: how many epochs are done.
+    """
+
+    policy: RelaxedPolicy
+    critic: Critic
+    policy_optimizer: torch.optim.Optimizer
+    critic_optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    epoch: int = 0
+
+    def state_dict(self) -> dict[str, object]:
+        """A copy that `torch.save` writes and `load_state_dict` takes."""
+        device = self.generator.device
+        return {
+            "policy": self.policy.state_dict(),
+            "critic": self.critic.state_dict(),
+            "policy_optimizer": self.policy_optimizer.state_dict(),
+            "critic_optimizer": self.critic_optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            # A critic of the user's may have dropout, which draws from the global generators.
+            "default_generator": torch.get_rng_state(),
+            "cuda_generator": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "epoch": self.epoch,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` gave."""
+        self.policy.load_state_dict(state["policy"])
+        self.critic.load_state_dict(state["critic"])
+        self.policy_optimizer.load_state_dict(state["policy_optimizer"])
+        self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        self.generator.set_state(state["generator"].cpu())
+        torch.set_rng_state(state["default_generator"].cpu())
+        if state["cuda_generator"] is not None:
+            torch.cuda.set_rng_state(state["cuda_generator"].cpu(), self.generator.device)
+        self.epoch = state["epoch"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One step of Algorithm 2 on a batch.
+
+    Attributes:
+        mean: [C], of the images, for the critic's input.
+        std: [C].
+        classification_weight: ε.
+        gradient_penalty_weight: weight of the gradient penalty.
+        chunk_size: consecutive images that share a sub-policy.
+        precision: dtype of the critic's arithmetic.
+    """
+
+    mean: Tensor
+    std: Tensor
+    classification_weight: float = 0.1
+    gradient_penalty_weight: float = 10.0
+    chunk_size: int = 1
+    precision: torch.dtype = torch.float32
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[None]:
+        """The context in which the critic runs."""
+        return torch.autocast(device.type, self.precision, enabled=self.precision is not torch.float32)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Zero mean and unit deviation per channel, in the memory layout that convolutions are fastest in."""
+        images = (images - self.mean[:, None, None]) / self.std[:, None, None]
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def step(self, state: SearchState, images: Tensor, labels: Tensor) -> Tensor:
+        """Let the critic, then the policy take one step.
+
+        Args:
+            state: changed in place.
+            images: [B, C, H, W], float, in [0, 1], B even.
+            labels: int64 [B].
+
+        Returns:
+            The values of `STEP_METRICS`, on the device of ``images``; nothing waits for it.
+        """
+        policy, critic = state.policy, state.critic
+        half = len(images) // 2
+        real, real_labels, augmented_labels = images[half:], labels[half:], labels[:half]
+        draw = policy.draw(half, generator=state.generator)
+        if self.chunk_size > 1:
+            shared = torch.arange(half, device=images.device) // self.chunk_size * self.chunk_size
+            draw = draw._replace(sub_policy=draw.sub_policy[shared])
+        augmented = self.normalise(policy(images[:half], draw))
+        real = self.normalise(real)
+        mix = torch.rand(half, generator=state.generator, device=images.device)
+
+        critic.requires_grad_(True)
+        with self.autocast(images.device):
+            scores, real_logits = critic(torch.cat([real, augmented.detach()]))
+            penalty = gradient_penalty(lambda between: critic(between)[0], real, augmented, mix)
+        scores, real_logits = scores.float(), real_logits[:half].float()
+        wasserstein = scores[:half].mean() - scores[half:].mean()
+        class_loss_real = F.cross_entropy(real_logits, real_labels)
+        critic_loss = (
+            -wasserstein + self.gradient_penalty_weight * penalty + self.classification_weight * class_loss_real
+        )
+        state.critic_optimizer.zero_grad()
+        critic_loss.backward()
+        state.critic_optimizer.step()
+
+        critic.requires_grad_(False)
+        with self.autocast(images.device):
+            scores, logits = critic(torch.cat([real, augmented]))
+        scores, logits = scores[half:].float(), logits[half:].float()
+        class_loss_augmented = F.cross_entropy(logits, augmented_labels)
+        policy_loss = -scores.mean() + self.classification_weight * class_loss_augmented
+        state.policy_optimizer.zero_grad()
+        policy_loss.backward()
+        state.policy_optimizer.step()
+        policy.project_()
+
+        accuracy_real, accuracy_augmented = (
+            (output.argmax(1) == target).float().mean()
+            for output, target in ((real_logits, real_labels), (logits, augmented_labels))
+        )
+        return torch.stack(
+            [
+                critic_loss,
+                wasserstein,
+                penalty,
+                class_loss_real,
+                accuracy_real,
+                policy_loss,
+                class_loss_augmented,
+                accuracy_augmented,
+            ]
+        ).detach()
+
+
+def batches(
+    data: ImageSet, batch_size: int, *, size: tuple[int, int], padding: int, flip: bool, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of shuffled batches: images float [B, C, *size] in [0, 1] after the baseline preprocessing, labels [B].
+
+    A last batch that would be smaller is left out.
+    """
+    device = data.images.device
+    order = torch.randperm(len(data.images), generator=generator, device=device)
+    for start in range(0, len(order) - batch_size + 1, batch_size):
+        index = order[start : start + batch_size]
+        images = baseline(data.images[index], size=size, padding=padding, flip=flip, generator=generator)
+        yield images.float() / 255, data.labels[index]

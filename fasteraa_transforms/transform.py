@@ -1,0 +1,214 @@
+"""The policy as a torchvision transform."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import get_worker_info
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import Transform
+from torchvision.transforms.v2.functional import is_pure_tensor
+
+from fasteraa_transforms.apply import apply, fill_values, interpolation_mode
+from fasteraa_transforms.plan import Plan
+from fasteraa_transforms.policy import Policy
+
+# What an operation would move in the image but not here, so that the sample would no longer be true.
+_REFUSED = (tv_tensors.BoundingBoxes, tv_tensors.Mask, tv_tensors.KeyPoints)
+
+
+class FasterAutoAugment(Transform):
+    """Apply a policy to images: each draws a sub-policy, and what happens in it, for itself.
+
+    A transform of torchvision's v2 that works in ``v2.Compose`` and in v1's ``Compose``, in the place where AutoAugment
+    stands: on PIL images, or on tensors with values in [0, 255] (uint8) or [0, 1] (float), before normalisation.
+    `apply` says what it does to which type; uint8 is exact, and the same seed gives the same pixels for an L or RGB PIL
+    image and for its tensor. Float images may require gradients; they get them. The output has the type of the input.
+
+    A sample may be nested as v2 allows. Images in it are PIL images, ``tv_tensors.Image``, ``tv_tensors.Video`` or, if
+    it has none of these, its first plain tensor (v2's rule); labels and everything else pass through. A tensor has the
+    shape [..., C, H, W], a video [..., T, C, H, W]. Each of the leading dimensions is one of images (or videos), which
+    draw independently; the T frames of a video share one draw, and each has its own statistics (equalize, contrast).
+    Several images in one sample share their draws, so they have to be as many, or single, where a single one takes the
+    draw of the first.
+
+    It draws from PyTorch's default generator, so ``torch.manual_seed`` makes it reproducible and each DataLoader worker
+    draws differently. A ``generator`` of its own is copied into each worker of a DataLoader, where the copies would all
+    draw the same, and again in each epoch; so a worker, when it first draws, seeds its copy anew from a draw of it and
+    the worker's own seed, which DataLoader makes from its base seed. It stays reproducible where both are: the state of
+    ``generator``, and that base seed (``torch.manual_seed``, or DataLoader's own ``generator``). Processes that are not
+    DataLoader workers, as in distributed training, need a seed each.
+
+    It has no parameters, and ``train()`` and ``eval()`` make no difference.
+
+    Args:
+        policy: the policy; `from_pretrained` takes names and files.
+        interpolation: NEAREST or BILINEAR, for shear, translate and rotate.
+        fill: value outside of the image, one number or one a channel, in the image's own range.
+        generator: source of the draws, on any device; PyTorch's default generator if None. Pickling or deep-copying the
+            transform copies it with its state.
+
+    Raises:
+        TypeError: ``policy`` is no `Policy`, ``fill`` no number or sequence of numbers; when called, if a sample has no
+            image, or has bounding boxes, masks or key points, which it cannot transform yet, or an image is of a type
+            that `apply` refuses.
+        ValueError: ``interpolation`` is another mode; when called, if the images of a sample cannot share their draws,
+            or `apply` raises it.
+
+    Source: the paper, section 3; Cubuk et al. 2019, AutoAugment.
+
+    Example:
+        >>> rotate = {"operation": "rotate", "weight": 3, "probability": 0.6, "magnitude": 0.4}
+        >>> flip = {"operation": "flip", "weight": 1, "probability": 0.5}
+        >>> transform = FasterAutoAugment(Policy([[[rotate, flip], [flip]]], name="example"))
+        >>> transform
+        FasterAutoAugment(policy='example', sub_policies=1, stages=2, interpolation=nearest, fill=0)
+        >>> image, label = transform(torch.zeros(8, 3, 32, 32, dtype=torch.uint8), 7)
+        >>> image.shape, label
+        (torch.Size([8, 3, 32, 32]), 7)
+    """
+
+    _transformed_types = (is_pure_tensor, tv_tensors.Image, tv_tensors.Video, Image.Image)
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        interpolation: InterpolationMode | str | int = InterpolationMode.NEAREST,
+        fill: float | Sequence[float] = 0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(policy, Policy):
+            raise TypeError(
+                f"policy should be a Policy, but got {policy!r} of type {type(policy).__name__} instead; "
+                "for the name or the file of one, use FasterAutoAugment.from_pretrained"
+            )
+        if not (generator is None or isinstance(generator, torch.Generator)):
+            raise TypeError(f"generator should be a torch.Generator or None, but got {generator!r} instead")
+        fill_values(fill)  # raises
+        self.policy = policy
+        self.interpolation = interpolation_mode(interpolation)
+        self.fill = fill
+        self.generator = generator
+        self._worker_seed: int | None = None  # seed of the DataLoader worker that `generator` was seeded for
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
+        """The transform with a policy that comes with the package, or with one from a file.
+
+        Args:
+            name_or_path: name of a policy in the package, or path of a policy file.
+            **kwargs: ``interpolation``, ``fill`` and ``generator``.
+
+        Raises:
+            ValueError: there is no policy of this name.
+            PolicyError: the file cannot be read or is refused.
+
+        Example:
+            >>> try:
+            ...     FasterAutoAugment.from_pretrained("no such policy")
+            ... except ValueError as error:
+            ...     print(error)
+            unknown policy 'no such policy'; known: ...; or give the path of a policy file
+        """
+        shipped = files("fasteraa_transforms") / "policies"
+        known = sorted(entry.name.removesuffix(".json") for entry in shipped.iterdir() if entry.name.endswith(".json"))
+        if name_or_path in known:
+            with as_file(shipped / f"{name_or_path}.json") as path:
+                return cls(Policy.load(path), **kwargs)
+        text = os.fspath(name_or_path)
+        separators = [separator for separator in (os.sep, os.altsep) if separator]
+        names_a_file = text.endswith(".json") or any(separator in text for separator in separators)
+        if names_a_file or not isinstance(name_or_path, str) or Path(text).is_file():
+            return cls(Policy.load(text), **kwargs)
+        raise ValueError(
+            f"unknown policy {name_or_path!r}; known: {', '.join(known) or 'none'}; or give the path of a policy file"
+        )
+
+    def check_inputs(self, flat_inputs: list[Any]) -> None:
+        """Raise TypeError if the sample has no image, or has what cannot be transformed along with it."""
+        for value in flat_inputs:
+            if isinstance(value, _REFUSED):
+                raise TypeError(
+                    f"{type(self).__name__} cannot transform {type(value).__name__} yet, and transforming only the "
+                    "image would leave the sample wrong"
+                )
+        images = (tv_tensors.Image, tv_tensors.Video, Image.Image)
+        if not any(isinstance(value, images) or is_pure_tensor(value) for value in flat_inputs):
+            found = ", ".join(sorted({type(value).__name__ for value in flat_inputs})) or "nothing"
+            raise TypeError(f"the sample should have an image (a PIL image or a tensor), but has only {found}")
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the plan that the images of one sample share."""
+        counts = sorted({_count(image) for image in flat_inputs})
+        if len([count for count in counts if count != 1]) > 1:
+            raise ValueError(
+                "the images of one sample share their draws, so there should be as many in each batch, or one, "
+                f"but got batches of {', '.join(map(str, counts))} images"
+            )
+        return {"plan": self.policy.sample(counts[-1], generator=self._seeded_generator())}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Apply the plan to one of the images."""
+        plan = params["plan"][: _count(inpt)]
+        if isinstance(inpt, tv_tensors.Video):
+            plan = _plan_of_frames(plan, inpt.shape[-4])
+        result = apply(inpt, plan, interpolation=self.interpolation, fill=self.fill)
+        return tv_tensors.wrap(result, like=inpt) if isinstance(inpt, tv_tensors.TVTensor) else result
+
+    def extra_repr(self) -> str:
+        """What the repr shows."""
+        return (
+            f"policy={self.policy.name!r}, sub_policies={len(self.policy)}, stages={self.policy.stages}, "
+            f"interpolation={self.interpolation.value}, fill={self.fill}"
+        )
+
+    def _seeded_generator(self) -> torch.Generator | None:
+        worker = get_worker_info()
+        if self.generator is not None and worker is not None and worker.seed != self._worker_seed:
+            # All workers hold the same copy and draw the same number here; their seeds differ, also between epochs.
+            shared = torch.randint(2**63 - 1, (), generator=self.generator, device=self.generator.device)
+            self.generator.manual_seed((int(shared) ^ worker.seed) % 2**63)
+            self._worker_seed = worker.seed
+        return self.generator
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        if self.generator is not None:
+            # A Generator can be pickled, but its state is a tensor, which would travel to a worker through shared
+            # memory, and where workers are spawned that ends in "unable to resize file" (still so in PyTorch 2.15).
+            state["generator"] = str(self.generator.device), self.generator.get_state().numpy().tobytes()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if state["generator"] is not None:
+            device, data = state["generator"]
+            generator = torch.Generator(device)
+            generator.set_state(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+            state = {**state, "generator": generator}
+        super().__setstate__(state)
+
+
+def _count(image: Tensor | Image.Image) -> int:
+    """How many draws an image of the sample takes: one for each leading index."""
+    if isinstance(image, Image.Image):
+        return 1
+    return math.prod(image.shape[: -4 if isinstance(image, tv_tensors.Video) else -3])
+
+
+def _plan_of_frames(plan: Plan, frames: int) -> Plan:
+    """The plan of the frames [N T] of videos with the plan [N]; a frame's partner is the same frame of the partner."""
+    partner = plan.partner if len(plan) > 1 else torch.zeros_like(plan.partner)
+    names = ("operation", "parameter", "applied", "centre", "sub_policy")
+    repeated = {name: getattr(plan, name).repeat_interleave(frames, 0) for name in names}
+    frame = torch.arange(frames, device=partner.device).repeat(len(plan))[:, None]
+    return replace(plan, **repeated, partner=partner.repeat_interleave(frames, 0) * frames + frame)
