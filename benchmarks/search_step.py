@@ -4,9 +4,9 @@
 
 The straightforward step computes the same losses (a test holds it to that): it loops over chunks of 8 images, each with
 its own sub-policy, augments once for the critic and once more for the policy, computes in float32 with PyTorch's own
-layers in their default memory layout, and runs one backward pass for each loss. The third row sends real and augmented images
-through the critic by themselves, as the public reference does, which is less work and another objective (see `loop`).
-Steps of all variants take turns, so that what else the machine does hits them alike.
+layers in their default memory layout, and runs one backward pass for each loss. The third row sends real and augmented
+images through the critic by themselves, as the public reference does, which is less work and another objective (see
+`loop`). Steps of all variants take turns, so that what else the machine does hits them alike.
 """
 
 import argparse
@@ -113,11 +113,11 @@ def straightforward_step(
     return wasserstein.detach(), penalty.detach(), class_loss.detach(), augmented_loss.detach()
 
 
-def make_state(depth: int, *, channels_last: bool) -> SearchState:
-    """Policy, critic and optimizers of the CIFAR settings, from a fixed seed."""
-    torch.manual_seed(0)
+def make_state(depth: int, *, width: int = 2, channels_last: bool, seed: int = 0) -> SearchState:
+    """Policy, critic and optimizers of the CIFAR settings."""
+    torch.manual_seed(seed)
     policy = RelaxedPolicy()
-    critic = Critic(WideResNet(depth, 2), classes=10, image_shape=(3, 32, 32))
+    critic = Critic(WideResNet(depth, width), classes=10, image_shape=(3, 32, 32))
     critic = critic.to(memory_format=torch.channels_last) if channels_last else plain_layers(critic)
     adam = [
         torch.optim.Adam(module.parameters(), 1e-3, (0.0, 0.999), fused=channels_last) for module in (policy, critic)

@@ -171,7 +171,8 @@ class RelaxedPolicy(nn.Module):
                 "interpolation": self.interpolation,
                 "fill": self.fill,
                 "centre": draw.centre[:, stage],
-                "partner": images[draw.partner[:, stage]],
+                # The only image of a batch is its own partner, and a blend with itself changes nothing.
+                "partner": images[draw.partner[:, stage]] if len(images) > 1 else result,
             }
             amount = selection[:, stage] * gate[:, stage]  # [B, N]: what of each operation reaches the image
             mixed = (1 - amount.sum(1))[:, None, None, None] * result

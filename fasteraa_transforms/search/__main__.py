@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 from fasteraa_transforms.search.data import RECIPES, open_dataset
-from fasteraa_transforms.search.run import RunFolder, SearchInterrupted, search
+from fasteraa_transforms.search.run import RunFolder, search
 from fasteraa_transforms.search.settings import Settings
 
 try:
@@ -44,8 +44,8 @@ class Command:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit status is 0, 2 for unusable arguments or data, 130 if interrupted."""
-    command = tyro.cli(Command, prog="python -m fasteraa_transforms.search", args=arguments)
     try:
+        command = tyro.cli(Command, prog="python -m fasteraa_transforms.search", args=arguments)
         if command.resume is None:
             dataset, data_dir, settings = command.dataset, str(command.data_dir), command.settings
             name = dataset if dataset in RECIPES else Path(dataset).resolve().name
@@ -61,10 +61,10 @@ def main(arguments: list[str] | None = None) -> int:
             name=name,
             source={"dataset": dataset, "data_dir": data_dir},
         )
-    except SearchInterrupted as interrupt:
-        print(f"\n{interrupt}", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:  # a SearchInterrupted says how to go on
+        print(f"\n{interrupt or 'interrupted before the first step'}", file=sys.stderr)
         return 130
-    except (ValueError, FileExistsError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"wrote {out / 'policy.json'}; augment with FasterAutoAugment.from_pretrained({str(out / 'policy.json')!r})")

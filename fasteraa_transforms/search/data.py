@@ -143,9 +143,14 @@ def _to_uint8(image: Any, index: int) -> Tensor:
             image = image.convert("RGB")
         return tv.pil_to_tensor(image)
     if isinstance(image, np.ndarray):
-        image = torch.from_numpy(image)
-        image = image[None] if image.ndim == 2 else image.permute(2, 0, 1)
+        image = torch.from_numpy(image.copy())  # torch takes neither negative strides nor, without a warning, read-only
+        image = image[None] if image.ndim == 2 else image.permute(2, 0, 1) if image.ndim == 3 else image
     if isinstance(image, Tensor) and image.ndim == 3 and (image.dtype == torch.uint8 or image.is_floating_point()):
+        if image.is_floating_point() and not (image.min() >= 0 and image.max() <= 1):
+            raise ValueError(
+                f"the float image of sample {index} should have values in [0, 1], but they lie in "
+                f"[{image.min():.3g}, {image.max():.3g}]; leave out a normalisation"
+            )
         return tv.to_dtype(image.as_subclass(Tensor), torch.uint8, scale=True)
     found = f"{image.dtype} {list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
     raise ValueError(
@@ -184,10 +189,9 @@ def load_images(
         (torch.Size([100, 1, 8, 8]), 10)
     """
     generator = torch.Generator().manual_seed(seed)
-    labels = _labels(dataset)
     order = torch.randperm(len(dataset), generator=generator).tolist()
     if num_classes is not None:
-        labels = labels if labels is not None else [int(dataset[index][1]) for index in range(len(dataset))]
+        labels = _labels(dataset) or [int(dataset[index][1]) for index in range(len(dataset))]
         present = sorted(set(labels))
         chosen = torch.randperm(len(present), generator=generator)[:num_classes].tolist()
         kept = {present[i] for i in chosen}

@@ -57,7 +57,7 @@ class SearchState:
     epoch: int = 0
 
     def state_dict(self) -> dict[str, object]:
-        """A copy that `torch.save` writes and `load_state_dict` takes."""
+        """What `torch.save` writes and `load_state_dict` takes; the tensors are those of the state, not copies."""
         device = self.generator.device
         return {
             "policy": self.policy.state_dict(),

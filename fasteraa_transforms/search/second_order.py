@@ -26,7 +26,9 @@ def inputs_only() -> Iterator[None]:
     """
     token = _inputs_only.set(True)
     try:
-        yield
+        # The threads on which a backward pass runs for an accelerator do not see this thread's context variables.
+        with torch.autograd.set_multithreading_enabled(False):
+            yield
     finally:
         _inputs_only.reset(token)
 

@@ -68,18 +68,31 @@ class Settings:
             "selection_temperature",
             "chunk_size",
         )
-        for name in positive:
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} should be positive, but got {getattr(self, name)} instead")
+        for name in (*positive, "num_images", "image_size"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} should be positive, but got {value} instead")
+        if self.padding is not None and self.padding < 0:
+            raise ValueError(f"padding should not be negative, but got {self.padding} instead")
         if self.batch_size % 2:
             raise ValueError(f"batch_size should be even (half is augmented), but got {self.batch_size} instead")
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called ``name``; "auto" is CUDA where there is one."""
+    """The device called ``name``; "auto" is CUDA where there is one.
+
+    Raises:
+        ValueError: no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition(". ")[0].splitlines()[0]
+        raise ValueError(f"device should be auto or one that PyTorch finds, but got {name!r} ({reason})") from error
+    return device
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
