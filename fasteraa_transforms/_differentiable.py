@@ -77,7 +77,10 @@ def _fill(fill: float | Sequence[float], images: Tensor) -> Tensor:  # [C, 1, 1]
 
 
 def _nearest(images: Tensor, matrix: Sequence[Tensor], fill: float | Sequence[float]) -> Tensor:
-    """The pixel that Pillow's fixed-point arithmetic chooses; twin of ``_uint8.nearest_coordinates``."""
+    """The pixel that Pillow's fixed-point arithmetic chooses; twin of ``_uint8.nearest_coordinates``.
+
+    Beyond 32767 pixels too, where Pillow leaves fixed point and the uint8 form follows it.
+    """
     batch, channels, height, width = images.shape
     a, b, c, d, e, f = _columns(matrix)
     x = torch.arange(width, device=images.device)

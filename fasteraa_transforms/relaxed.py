@@ -206,7 +206,9 @@ class RelaxedPolicy(nn.Module):
             provenance: where the policy comes from; goes into its file.
         """
         selection = self.selection.double().cpu()
-        kept = (selection >= prune) | (selection == selection.amax(-1, keepdim=True))
+        kept = (selection >= max(prune, torch.finfo(torch.float32).tiny)) | (
+            selection == selection.amax(-1, keepdim=True)
+        )
         probabilities = self.probabilities.clamp(0, 1).tolist()
         magnitudes = self.magnitudes.clamp(0, 1).tolist()
 

@@ -518,3 +518,12 @@ def test_exported_file_is_read_back(tmp_path: Path) -> None:
     assert loaded == policy
     assert (loaded.name, loaded.provenance) == (policy.name, policy.provenance)
     assert loaded.sample(40, generator=seeded(3)) == policy.sample(40, generator=seeded(3))
+
+
+def test_nothing_pruned_leaves_out_what_underflows() -> None:
+    policy = RelaxedPolicy(1, 1)
+    with torch.no_grad():
+        policy.weights.fill_(0.0)
+        policy.weights[..., 0] = 10.0
+    exported = policy.to_policy(prune=0.0)
+    assert [candidate.operation for candidate in exported.sub_policies[0][0]] == ["shear_x"]

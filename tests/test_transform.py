@@ -518,3 +518,12 @@ def test_what_apply_refuses_is_refused(images: Tensor) -> None:
         FasterAutoAugment(POLICY)(Image.new("CMYK", (8, 8)))
     with pytest.raises(ValueError, match=r"\[\.\.\., C, H, W\], but got \[\] instead"):
         FasterAutoAugment(POLICY)(torch.tensor(3.0))
+
+
+def test_the_shipped_cifar10_policy_is_a_whole_search_of_the_papers_settings() -> None:
+    transform = FasterAutoAugment.from_pretrained("cifar10")
+    provenance = transform.policy.provenance
+    assert (len(transform.policy), transform.policy.stages) == (10, 2)
+    assert (provenance["dataset"], provenance["images"], provenance["epochs"]) == ("cifar10", 4000, 20)
+    assert provenance["settings"]["batch_size"] == 128
+    assert provenance["diagnosis"]["strength_start"] > 0

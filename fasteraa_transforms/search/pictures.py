@@ -15,13 +15,13 @@ from fasteraa_transforms.policy import Policy
 
 
 def describe(plan: Plan, index: int) -> list[str]:
-    """What is done to image ``index``, a line a stage: the operation and its parameter, "–" where it is skipped."""
+    """What is done to image ``index``, a line a stage: the operation and its parameter, "-" where it is skipped."""
     lines = []
     operations = list(OPERATIONS.values())
     for stage in range(plan.stages):
         operation = operations[int(plan.operation[index, stage])]
         if not plan.applied[index, stage]:
-            lines.append("–")
+            lines.append("-")
         elif operation.has_magnitude:
             lines.append(f"{operation.name} {plan.parameter[index, stage].item():.3g}")
         else:

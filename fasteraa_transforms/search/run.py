@@ -422,7 +422,8 @@ class _Run:
 
 
 def _adam(module: torch.nn.Module, learning_rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
-    return torch.optim.Adam(module.parameters(), lr=learning_rate, betas=betas, fused=True)
+    # Floats, whatever a user's settings hold: PyTorch 2.15 refuses a mixture with whole numbers.
+    return torch.optim.Adam(module.parameters(), lr=learning_rate, betas=(float(betas[0]), float(betas[1])), fused=True)
 
 
 def _postfix(values: Tensor) -> dict[str, str]:
