@@ -2,7 +2,6 @@
 
 import importlib
 import tracemalloc
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -21,15 +20,6 @@ NEAREST, BILINEAR = InterpolationMode.NEAREST, InterpolationMode.BILINEAR
 NAMES = list(OPERATIONS)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Photographs = list[NDArray[np.uint8]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    # The tensors are small: more threads take longer, many times so where the cores are shared.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # --- images and plans -------------------------------------------------------------------------------------------------

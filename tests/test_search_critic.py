@@ -5,14 +5,13 @@ import itertools
 import pickle
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fasteraa_transforms.search import critic as critic_module
 from fasteraa_transforms.search.critic import (
     BACKBONES,
     Critic,
@@ -27,15 +26,6 @@ from fasteraa_transforms.search.second_order import (
     inputs_only,
     speed_up,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    # The tensors are small: more threads take longer, many times so where the cores are shared.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def count(module: nn.Module) -> int:
@@ -605,8 +595,3 @@ def test_bfloat16_autocast_on_the_cpu() -> None:
     assert penalty16 == pytest.approx(penalty, rel=0.05)
     assert torch.nn.functional.cosine_similarity(grads, grads16, dim=0) > 0.98
     torch.testing.assert_close(variance16, variance, rtol=0.02, atol=0.01)
-
-
-def test_every_public_name_of_the_critic_module_is_documented() -> None:
-    for name in ("Critic", "WideResNet", "gradient_penalty", "make_backbone", "fitting_backbone"):
-        assert len(getattr(critic_module, name).__doc__) > 80

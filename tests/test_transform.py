@@ -3,7 +3,6 @@
 import copy
 import importlib
 import pickle
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,15 +29,6 @@ SHIPPED = sorted(
     if entry.name.endswith(".json")
 )
 BILINEAR = InterpolationMode.BILINEAR
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    # The tensors are small: more threads take longer, many times so where the cores are shared.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def every_operation() -> Policy:

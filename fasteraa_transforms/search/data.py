@@ -103,7 +103,7 @@ def open_dataset(name: str, *, data_dir: str | Path = "data", download: bool = F
             f"{name} was not found in {root!r} ({str(error).splitlines()[0]}); name its folder with --data-dir, "
             "or let torchvision download it with --download (not possible for imagenet)"
         ) from error
-    if not Path(name).is_dir():
+    if not name or not Path(name).is_dir():
         known = ", ".join(RECIPES)
         raise ValueError(f"dataset should be one of {known}, or a folder of images, but got {name!r} instead")
     try:
