@@ -19,7 +19,7 @@ SIDE = 192
 
 
 def main() -> None:
-    photographs = [torch.from_numpy(photograph).permute(2, 0, 1) for photograph in load_sample_images().images]
+    photographs = [torch.tensor(photograph).permute(2, 0, 1) for photograph in load_sample_images().images]
     images = torch.stack(
         [tv.resize(tv.center_crop(photograph, [427, 427]), [SIDE, SIDE]) for photograph in photographs]
     )

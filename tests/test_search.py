@@ -1,24 +1,23 @@
-"""A run of the search: one step of Algorithm 2, the folder it leaves, that it can be repeated and resumed bit for bit."""
+"""A run of the search: one step of Algorithm 2, the folder it leaves, that it repeats and resumes bit for bit."""
 
 import copy
 import dataclasses
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 from fasteraa_transforms import FasterAutoAugment, Policy
 from fasteraa_transforms.operations import OPERATIONS
 from fasteraa_transforms.relaxed import Draw, RelaxedPolicy
-from fasteraa_transforms.search import Digits, SearchInterrupted, Settings, load_images, search
+from fasteraa_transforms.search import Digits, SearchInterrupted, Settings, load_images, pictures, search
 from fasteraa_transforms.search.critic import Critic, make_backbone
 from fasteraa_transforms.search.loop import STEP_METRICS, Objective, SearchState, batches
 from fasteraa_transforms.search.run import RunFolder
@@ -29,17 +28,14 @@ STEPS_PER_EPOCH = 4
 TINY = Settings(epochs=2, batch_size=16, sub_policies=3, stages=1, num_images=32)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    # The tensors are small: more threads take longer, many times so where the cores are shared.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """matplotlib takes longer than the runs of some tests."""
+    monkeypatch.setattr(pictures, "curves", lambda *args: None)
 
 
 def own_images(count: int = 64, channels: int = 3, side: int = 12) -> list[tuple[Tensor, int]]:
@@ -74,13 +70,11 @@ def interrupt_step(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 # --- one step ---------------------------------------------------------------------------------------------------------
 
 
-def make_state(
-    *, critic_rate: float = 0.1, policy_rate: float = 0.1, channels: int = 2, side: int = 8, stages: int = 2
-) -> SearchState:
+def make_state(*, critic_rate: float = 0.1, policy_rate: float = 0.1, backbone: str = "small") -> SearchState:
     """In float64, with plain gradient descent, so that a step can be calculated by hand."""
     torch.manual_seed(7)
-    policy = RelaxedPolicy(4, stages, generator=seeded(3)).double()
-    critic = Critic(make_backbone("small", channels), classes=3, image_shape=(channels, side, side)).double()
+    policy = RelaxedPolicy(4, 2, generator=seeded(3)).double()
+    critic = Critic(make_backbone(backbone, 2), classes=3, image_shape=(2, 8, 8)).double()
     return SearchState(
         policy=policy,
         critic=critic,
@@ -90,9 +84,15 @@ def make_state(
     )
 
 
-def make_batch(count: int = 12, channels: int = 2, side: int = 8) -> tuple[Tensor, Tensor]:
-    images = torch.rand(count, channels, side, side, dtype=torch.float64, generator=seeded(5))
+def make_batch(count: int = 12) -> tuple[Tensor, Tensor]:
+    images = torch.rand(count, 2, 8, 8, dtype=torch.float64, generator=seeded(5))
     return images, torch.randint(0, 3, (count,), generator=seeded(6))
+
+
+def with_batch_norm(channels: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3), nn.BatchNorm2d(8), nn.LeakyReLU(0.2), nn.AdaptiveAvgPool2d(2), nn.Flatten()
+    )
 
 
 MEAN, STD = torch.tensor([0.4, 0.6], dtype=torch.float64), torch.tensor([0.2, 0.5], dtype=torch.float64)
@@ -103,36 +103,37 @@ def values_of(module: nn.Module) -> list[Tensor]:
 
 
 def plain_twin(critic: Critic) -> Critic:
-    """A copy with PyTorch's own convolutions."""
+    """A copy with PyTorch's own layers."""
     twin = copy.deepcopy(critic)
     for module in twin.modules():
         if isinstance(module, nn.Conv2d):
             module.__class__ = nn.Conv2d
+        elif isinstance(module, nn.BatchNorm2d):
+            module.__class__ = nn.BatchNorm2d
     return twin.requires_grad_(True)
 
 
-def test_a_step_is_that_of_algorithm_2() -> None:
+@pytest.mark.parametrize("backbone", ["small", f"{__name__}:with_batch_norm"], ids=["small", "with batch norm"])
+def test_a_step_is_that_of_algorithm_2(backbone: str) -> None:
     epsilon, weight = 0.3, 7.0
     objective = Objective(MEAN, STD, classification_weight=epsilon, gradient_penalty_weight=weight)
-    state, (images, labels) = make_state(), make_batch()
+    state, (images, labels) = make_state(backbone=backbone), make_batch()
     policy, critic, half = copy.deepcopy(state.policy), plain_twin(state.critic), 6
     generator = seeded(11)
     draw = policy.draw(half, generator=generator)
-    mix = torch.rand(half, generator=generator).double()
+    mix = torch.rand(half, generator=generator).double().view(half, 1, 1, 1)
 
     measured = dict(zip(STEP_METRICS, objective.step(state, images, labels), strict=True))
 
-    # Critic: E[D(augmented)] - E[D(real)] + penalty + ε · class loss of the real half.
+    # Critic: E[D(augmented)] - E[D(real)] + penalty + ε · class loss of the real half. Batch norm sees both halves.
     augmented = (policy(images[:half], draw) - MEAN.view(1, 2, 1, 1)) / STD.view(1, 2, 1, 1)
     real = (images[half:] - MEAN.view(1, 2, 1, 1)) / STD.view(1, 2, 1, 1)
-    real_score, real_logits = critic(real)
-    fake_score, _ = critic(augmented.detach())
-    penalty = torch.zeros((), dtype=torch.float64)
-    for i in range(half):  # one by one
-        x = (mix[i] * real[i] + (1 - mix[i]) * augmented[i].detach())[None].requires_grad_()
-        (slope,) = torch.autograd.grad(critic(x)[0].sum(), x, create_graph=True)
-        penalty = penalty + (slope.square().sum().sqrt() - 1).square() / half
-    distance = sum(real_score) / half - sum(fake_score) / half
+    score, logits = critic(torch.cat([real, augmented.detach()]))
+    between = (mix * real + (1 - mix) * augmented.detach()).requires_grad_()
+    (slope,) = torch.autograd.grad(critic(between)[0].sum(), between, create_graph=True)
+    penalty = sum((each.square().sum().sqrt() - 1).square() for each in slope) / half
+    distance = sum(score[:half]) / half - sum(score[half:]) / half
+    real_logits = logits[:half]
     class_loss_real = -real_logits.log_softmax(1)[range(half), labels[half:]].mean()
     critic_loss = -distance + weight * penalty + epsilon * class_loss_real
     grads = torch.autograd.grad(critic_loss, list(critic.parameters()))
@@ -141,7 +142,7 @@ def test_a_step_is_that_of_algorithm_2() -> None:
             parameter -= 0.1 * grad
 
     # Policy, with the critic as it is now: -E[D(augmented)] + ε · class loss of the augmented half.
-    score, logits = critic(augmented)
+    score, logits = (output[half:] for output in critic(torch.cat([real, augmented])))
     class_loss_augmented = -logits.log_softmax(1)[range(half), labels[:half]].mean()
     policy_loss = -score.mean() + epsilon * class_loss_augmented
     policy_grads = torch.autograd.grad(policy_loss, list(policy.parameters()))
@@ -190,7 +191,10 @@ def test_the_critics_step_leaves_the_policy() -> None:
     policy, critic = values_of(state.policy), values_of(state.critic)
     Objective(MEAN, STD).step(state, *make_batch())
     assert all(map(torch.equal, policy, values_of(state.policy)))
-    assert not any(map(torch.equal, critic, values_of(state.critic)))
+    same = list(map(torch.equal, critic, values_of(state.critic)))
+    names = [name for name, _ in state.critic.named_parameters()]
+    # A bias of all scores changes neither their difference nor their slope.
+    assert [name for name, kept in zip(names, same, strict=True) if kept] == ["critic_head.2.bias"]
 
 
 def test_the_policys_step_leaves_the_critic() -> None:
@@ -211,7 +215,7 @@ def test_the_two_halves_of_the_batch_are_different_images() -> None:
     objective = Objective(MEAN, STD)
     objective.step(state, images, labels)
     torch.testing.assert_close(augmented, [images[:5]], rtol=0, atol=0)
-    torch.testing.assert_close(real[0], objective.normalise(images[5:]), rtol=0, atol=0)
+    torch.testing.assert_close(real[0][:5], objective.normalise(images[5:]), rtol=0, atol=0)
 
 
 def test_normalised_images_have_mean_0_and_deviation_1() -> None:
@@ -252,7 +256,7 @@ def test_parameters_stay_in_their_range_and_come_back_from_its_ends() -> None:
             ends = (old == 0) | (old == 1)
             at_an_end += int(ends.sum())
             moved_back += int((ends & (parameter != old)).sum())
-    assert at_an_end > 50
+    assert at_an_end > 20
     assert moved_back > 0
     assert state.policy.weights.abs().max() > 1  # which have no range
 
@@ -510,8 +514,10 @@ def test_another_seed_gives_another_policy() -> None:
     assert one != other
 
 
-def test_a_search_leaves_the_callers_random_state(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("_no_curves")
+def test_a_search_leaves_the_callers_random_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(5)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeds devices that are not in use"))
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
     search(own_images(), TINY, out=tmp_path / "run", progress=False)
     assert torch.equal(torch.get_rng_state(), before[0])
@@ -519,6 +525,7 @@ def test_a_search_leaves_the_callers_random_state(tmp_path: Path) -> None:
     np.testing.assert_equal(np.random.get_state(), before[2])  # noqa: NPY002
 
 
+@pytest.mark.usefixtures("_no_curves")
 def test_a_search_on_images_of_ones_own(tmp_path: Path) -> None:
     policy = search(own_images(), TINY, out=tmp_path / "run", progress=False)
     assert policy.name == "list"
@@ -576,6 +583,7 @@ def test_a_folder_with_a_run_is_refused(tmp_path: Path, kept: str) -> None:
     assert (tmp_path / kept).read_text() == "precious"
 
 
+@pytest.mark.usefixtures("_no_curves")
 def test_a_folder_with_other_files_is_taken(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     search(own_images(), TINY, out=str(tmp_path), progress=False)
@@ -588,26 +596,20 @@ def test_a_folder_with_other_files_is_taken(tmp_path: Path) -> None:
 
 def with_dropout(channels: int) -> nn.Module:
     """A critic whose randomness comes from PyTorch's default generator and whose state has buffers."""
-    return nn.Sequential(
-        nn.Conv2d(channels, 8, 3),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Dropout(0.3),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-    )
+    return nn.Sequential(with_batch_norm(channels), nn.Dropout(0.3))
 
 
+@pytest.mark.usefixtures("_no_curves")
 @pytest.mark.parametrize("interruptions", [(2,), (6,), (4, 7)], ids=["epoch 1", "epoch 2", "epochs 1 and 3"])
 def test_a_resumed_run_is_the_uninterrupted_one(
     finished: Finished, interruptions: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = 0
-    for number in interruptions:
+    for i, number in enumerate(interruptions):
         with monkeypatch.context() as patch:
             interrupt_step(patch, number)
             with pytest.raises(SearchInterrupted) as caught:
-                search(Digits(), SMALL, out=tmp_path / "run", resume=done > 0, progress=False)
+                search(Digits(), SMALL, out=tmp_path / "run", resume=i > 0, progress=False)
         done += (number - 1) // STEPS_PER_EPOCH
         assert isinstance(caught.value, KeyboardInterrupt)
         assert f"interrupted in epoch {done + 1} of 3; {tmp_path / 'run'} keeps {done} whole epochs" in str(
@@ -617,8 +619,6 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         kept = Policy.load(tmp_path / "run" / "policy.json")
         assert kept.provenance["epochs"] == done
         assert kept != finished.policy
-        if done == 0:
-            done = -1  # resumed from the start
     resumed = search(Digits(), SMALL, out=tmp_path / "run", resume=True, progress=False)
     assert resumed == finished.policy
     assert without_time(resumed.provenance) == without_time(finished.policy.provenance)
@@ -628,6 +628,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         assert (tmp_path / "run" / name).read_bytes() == (finished.folder / name).read_bytes()
 
 
+@pytest.mark.usefixtures("_no_curves")
 def test_resuming_goes_on_with_the_critics_own_randomness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = dataclasses.replace(TINY, critic=f"{__name__}:with_dropout")
     whole = search(own_images(), settings, out=tmp_path / "whole", progress=False)
@@ -640,6 +641,7 @@ def test_resuming_goes_on_with_the_critics_own_randomness(tmp_path: Path, monkey
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
 
 
+@pytest.mark.usefixtures("_no_curves")
 def test_what_a_crash_leaves_in_the_metrics_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = search(own_images(), TINY, out=tmp_path / "whole", progress=False)
     with monkeypatch.context() as patch:
@@ -671,6 +673,7 @@ def test_an_interrupted_run_without_a_folder(monkeypatch: pytest.MonkeyPatch) ->
         search(own_images(), TINY, progress=False)
 
 
+@pytest.mark.usefixtures("_no_curves")
 def test_resuming_a_finished_run_gives_its_policy(tmp_path: Path) -> None:
     policy = search(own_images(), TINY, out=tmp_path, progress=False)
     before = (tmp_path / "metrics.jsonl").read_bytes()
@@ -685,7 +688,7 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path, change: dict[st
     folder = RunFolder(tmp_path)
     folder.checkpoint.touch()
     folder.replace_json(folder.settings, {"settings": dataclasses.asdict(TINY)})
-    with pytest.raises(ValueError, match="resume with the same$") as caught:
+    with pytest.raises(ValueError, match=r"resume with the same$") as caught:
         search(own_images(), dataclasses.replace(TINY, **change), out=tmp_path, resume=True, progress=False)
     (name, value) = next(iter(change.items()))
     assert f"{name}={getattr(TINY, name)}" in str(caught.value)
@@ -698,6 +701,7 @@ def test_resuming_without_a_checkpoint(tmp_path: Path) -> None:
     assert not (tmp_path / "nothing here").exists()
 
 
+@pytest.mark.usefixtures("_no_curves")
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = search(own_images(), TINY, progress=False)
     save, kept = torch.save, []

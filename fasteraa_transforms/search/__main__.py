@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
             source={"dataset": dataset, "data_dir": data_dir},
         )
     except KeyboardInterrupt as interrupt:  # a SearchInterrupted says how to go on
-        print(f"\n{interrupt or 'interrupted before the first step'}", file=sys.stderr)
+        print(f"\n{str(interrupt) or 'interrupted before the first step'}", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -76,7 +76,10 @@ def search(
     device = pick_device(settings.device)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # seeding the run must not seed the caller
-        torch.manual_seed(settings.seed)
+        torch.default_generator.manual_seed(settings.seed)  # torch.manual_seed would seed all devices, for good
+        if devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(settings.seed)
         return _Run(dataset, settings, recipe, folder, name, source, progress, device).finish(resume)
 
 
