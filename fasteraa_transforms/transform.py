@@ -24,6 +24,8 @@ from fasteraa_transforms.policy import Policy
 # What an operation would move in the image but not here, so that the sample would no longer be true.
 _REFUSED = (tv_tensors.BoundingBoxes, tv_tensors.Mask, tv_tensors.KeyPoints)
 
+_ODD = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, the usual multiplier to spread seeds
+
 
 class FasterAutoAugment(Transform):
     """Apply a policy to images: each draws a sub-policy, and what happens in it, for itself.
@@ -177,7 +179,8 @@ class FasterAutoAugment(Transform):
         if self.generator is not None and worker is not None and worker.seed != self._worker_seed:
             # All workers hold the same copy and draw the same number here; their seeds differ, also between epochs.
             shared = torch.randint(2**63 - 1, (), generator=self.generator, device=self.generator.device)
-            self.generator.manual_seed((int(shared) ^ worker.seed) % 2**63)
+            # Not their exclusive or: seeded alike, as with one torch.manual_seed for both, they would cancel.
+            self.generator.manual_seed((int(shared) * _ODD + worker.seed) % 2**63)
             self._worker_seed = worker.seed
         return self.generator
 

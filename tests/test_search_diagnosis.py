@@ -249,8 +249,8 @@ def test_a_policy_that_moved_and_kept_its_strength() -> None:
         ("close_to_start", "drift", 0.51, False),
         ("collapsed", "strength_end", 0.049, True),
         ("collapsed", "strength_end", 0.051, False),
-        ("guard_untrained", "accuracy_clean", 0.54, True),  # an error of 0.46, above half of the error of guessing
-        ("guard_untrained", "accuracy_clean", 0.56, False),
+        ("guard_untrained", "accuracy_clean", 0.32, True),  # an error of 0.68, above 3/4 of the error of guessing
+        ("guard_untrained", "accuracy_clean", 0.33, False),
     ],
 )
 def test_thresholds(field: str, change: str, value: float, expected: bool) -> None:

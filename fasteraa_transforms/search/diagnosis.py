@@ -17,7 +17,7 @@ from fasteraa_transforms.relaxed import RelaxedPolicy
 
 CLOSE_TO_START = 0.5  # of the distance between two independent random starts
 COLLAPSED = 0.5  # of the strength at the start
-GUARD_MARGIN = 2.0  # the guard counts as trained where its error is below the chance error by this factor
+GUARD_MARGIN = 4 / 3  # the guard counts as untrained where its error is above the chance error divided by this
 
 
 def effective_share(policy: RelaxedPolicy) -> dict[str, float]:
