@@ -280,7 +280,7 @@ def test_penalty_is_taken_between_real_and_augmented_images() -> None:
 def test_penalty_leaves_the_images_out_of_the_graph() -> None:
     real, augmented = noise(3, 2, 4, 4).requires_grad_(), noise(3, 2, 4, 4).requires_grad_()
     w = noise(2, 4, 4).requires_grad_()
-    penalty = gradient_penalty(lambda x: (x * w).sum((1, 2, 3)), real, augmented, torch.rand(3).double())
+    penalty = gradient_penalty(lambda x: (x.square() * w).sum((1, 2, 3)), real, augmented, torch.rand(3).double())
     penalty.backward()
     assert real.grad is None
     assert augmented.grad is None
