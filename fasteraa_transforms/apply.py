@@ -14,6 +14,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
 from fasteraa_transforms import _pillow
+from fasteraa_transforms._device import runs_kernels
+from fasteraa_transforms.epilogue import Epilogue
 from fasteraa_transforms.operations import OPERATIONS, Operation
 from fasteraa_transforms.plan import Plan
 
@@ -73,6 +75,7 @@ def apply(
     *,
     interpolation: InterpolationMode | str | int = InterpolationMode.NEAREST,
     fill: float | Sequence[float] = 0,
+    epilogue: Epilogue | None = None,
 ) -> Images:
     """Apply a plan to the images it was drawn for.
 
@@ -87,22 +90,29 @@ def apply(
         images: one of
 
             - a PIL image of mode L, RGB or RGBA, with a plan of one image;
-            - a uint8 tensor [..., C, H, W], with values in [0, 255]. It is computed on the CPU: one that lies on
-              another device is copied there and back, which is exact and slow;
+            - a uint8 tensor [..., C, H, W], with values in [0, 255]. On a GPU of NVIDIA's with Triton, and up to 16384
+              pixels high and wide, it is computed there, in a few launches and without waiting for the device;
+              otherwise on the CPU, where it is copied to and from;
             - a float16, bfloat16, float32 or float64 tensor [..., C, H, W], with values in [0, 1], computed on its own
               device, the two 16-bit types in float32.
 
             Any number of channels. Of a subclass of Tensor, the plain tensor is taken.
-        plan: one row for each image, leading dimensions flattened; on any device.
+        plan: one row for each image, leading dimensions flattened; on any device. The values of one that lies on a GPU
+            are not looked at where images are computed there: an image outside of the batch is taken for the nearest
+            one in it, an operation that does not exist does nothing, and parameters beyond those of the table of
+            operations may leave Pillow's fixed point.
         interpolation: NEAREST or BILINEAR, for shear, translate and rotate; also their names or Pillow's numbers.
         fill: value outside of the image, one number or one a channel, in the image's own range: [0, 255] for uint8
             (fractions are dropped) and PIL, [0, 1] for floats.
+        epilogue: what follows, on tensors: scaling, normalisation, conversion.
 
     Returns:
-        PIL image of the same mode and size, or plain tensor of the same shape, dtype and device.
+        PIL image of the same mode and size, or plain tensor of the same shape and device, and of the same dtype unless
+        there is an epilogue.
 
     Raises:
-        TypeError: the type, dtype or mode of ``images``, or the type of ``fill``, is not one of those above.
+        TypeError: the type, dtype or mode of ``images``, or the type of ``fill``, is not one of those above; or a PIL
+            image is to have an epilogue.
         ValueError: shape, length of the plan, interpolation, or range or length of ``fill`` do not fit; or the plan
             names an operation or a partner that does not exist.
 
@@ -117,10 +127,12 @@ def apply(
     mode = interpolation_mode(interpolation)
     values = fill_values(fill)
     if isinstance(images, Image.Image):
+        if epilogue is not None:
+            raise TypeError("an epilogue needs tensors, but got a PIL image; v2.PILToTensor() makes one of it")
         return _apply_pillow(images, plan, mode, values)
     if not isinstance(images, Tensor):
         raise TypeError(f"images should be a PIL image or a tensor, but got {type(images).__name__} instead")
-    return _apply_tensor(images.as_subclass(Tensor), plan, mode, values)
+    return _apply_tensor(images.as_subclass(Tensor), plan, mode, values, epilogue)
 
 
 def _check(plan: Plan, count: int, fill: tuple[float, ...], channels: int, highest: int) -> None:
@@ -136,20 +148,23 @@ def _check(plan: Plan, count: int, fill: tuple[float, ...], channels: int, highe
 Schedule = list[list[tuple[Operation, Tensor]]]
 
 
-def _schedule(plan: Plan) -> Schedule:
-    """For each stage of a plan on the CPU, the operations that happen there, each with the rows [n] it happens to."""
+def _check_values(plan: Plan) -> Tensor:
+    """Where a plan on the CPU changes anything, bool [B, K]; raises ValueError for what does not exist."""
     last = len(_OPERATIONS) - 1
     if ((plan.operation < 0) | (plan.operation > last)).any():
         raise ValueError(f"plan.operation should be in [0, {last}], but got {plan.operation.unique().tolist()} instead")
     pairing = plan.operation == list(OPERATIONS).index("sample_pairing")
-    applied = plan.applied
     if len(plan) == 1:  # also of a row cut out of a larger plan, whose partner lies elsewhere
-        applied = applied & ~pairing
-    elif (pairing & ((plan.partner < 0) | (plan.partner >= len(plan)))).any():
+        return plan.applied & ~pairing
+    if (pairing & ((plan.partner < 0) | (plan.partner >= len(plan)))).any():
         partners = plan.partner[pairing].unique().tolist()
         raise ValueError(f"plan.partner should be in [0, {len(plan) - 1}], but got {partners} instead")
-    else:
-        applied = applied & ~(pairing & (plan.partner == torch.arange(len(plan))[:, None]))
+    return plan.applied & ~(pairing & (plan.partner == torch.arange(len(plan))[:, None]))
+
+
+def _schedule(plan: Plan) -> Schedule:
+    """For each stage of a plan on the CPU, the operations that happen there, each with the rows [n] it happens to."""
+    applied = _check_values(plan)
     chosen = torch.where(applied, plan.operation, -1)
     return [
         [
@@ -179,7 +194,9 @@ def _apply_pillow(
     return result
 
 
-def _apply_tensor(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: tuple[float, ...]) -> Tensor:
+def _apply_tensor(
+    images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: tuple[float, ...], epilogue: Epilogue | None
+) -> Tensor:
     if images.dtype != torch.uint8 and images.dtype not in _FLOATS:
         accepted = ", ".join(str(dtype) for dtype in (torch.uint8, *_FLOATS))
         raise TypeError(f"the dtype of images should be one of {accepted}, but got {images.dtype} instead")
@@ -189,11 +206,39 @@ def _apply_tensor(images: Tensor, plan: Plan, interpolation: InterpolationMode, 
     channels = images.shape[-3]
     _check(plan, images.shape[:-3].numel(), fill, channels, 255 if exact else 1)
     if images.numel() == 0:
-        return images.clone()
+        return images.clone() if epilogue is None else epilogue(images)
     batch = images.reshape(-1, *images.shape[-3:])
+    if exact and runs_kernels(images.device):
+        result = _apply_on_gpu(batch, plan, interpolation, fill, epilogue)
+        if result is not None:
+            return result.reshape(images.shape)
     form = _apply_uint8 if exact else _apply_float
     result = form(batch, plan.to("cpu"), interpolation, fill)
-    return result.reshape(images.shape).to(images.device)
+    result = result.to(images.device)
+    return (result if epilogue is None else epilogue(result)).reshape(images.shape)
+
+
+def _apply_on_gpu(
+    images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: tuple[float, ...], epilogue: Epilogue | None
+) -> Tensor | None:
+    """The kernels on [B, C, H, W]; None if they do not take these images or this plan."""
+    from fasteraa_transforms import cuda  # on first use: it needs Triton
+
+    if plan.operation.device.type == "cpu":
+        _check_values(plan)
+    if not cuda.supports(images, plan):
+        return None
+    plan = plan.to(images.device)
+    if epilogue is None:
+        return cuda.apply_plan(images, plan, interpolation=interpolation, fill=fill)
+    return cuda.apply_plan(
+        images,
+        plan,
+        interpolation=interpolation,
+        fill=fill,
+        epilogue=epilogue.levels(images.shape[1], images.device),
+        memory_format=epilogue.memory_format,
+    )
 
 
 def _apply_uint8(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: tuple[float, ...]) -> Tensor:
@@ -214,6 +259,11 @@ def _apply_uint8(images: Tensor, plan: Plan, interpolation: InterpolationMode, f
     return torch.from_numpy(result)
 
 
+def _send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device, without waiting for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def _apply_float(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: tuple[float, ...]) -> Tensor:
     """The differentiable forms on [B, C, H, W], on the device of the images."""
     device = images.device
@@ -225,22 +275,23 @@ def _apply_float(images: Tensor, plan: Plan, interpolation: InterpolationMode, f
             if not steps:
                 continue
             untouched = torch.ones(len(plan), dtype=torch.bool)
-            order, outputs = [], []
-            for operation, rows in steps:
+            for _, rows in steps:
                 untouched[rows] = False
-                takes: dict[str, Any] = {
-                    "interpolation": interpolation,
-                    "fill": fill,
-                    "centre": plan.centre[rows, stage].to(device),
-                }
+            order = torch.cat([*(rows for _, rows in steps), untouched.nonzero().flatten()])
+            # The images of an operation one after the other, each group a slice: two copies of the batch a stage
+            # whatever the number of operations, nothing that waits for the device, nothing written in place.
+            result = result[_send(order, device)]
+            parameters, centres = _send(plan.parameter[order, stage], device), _send(plan.centre[order, stage], device)
+            partners = _send(plan.partner[order, stage], device)
+            outputs = []
+            begin = 0
+            for operation, rows in steps:
+                group = slice(begin, begin + len(rows))
+                begin = group.stop
+                takes: dict[str, Any] = {"interpolation": interpolation, "fill": fill, "centre": centres[group]}
                 if "partner" in operation.takes:
-                    takes["partner"] = before[plan.partner[rows, stage].to(device)]
+                    takes["partner"] = before[partners[group]]
                 keywords = {key: takes[key] for key in operation.takes}
-                parameter = plan.parameter[rows, stage].to(device)
-                outputs.append(operation.differentiable(result[rows.to(device)], parameter, **keywords))
-                order.append(rows)
-            order.append(untouched.nonzero().flatten())
-            outputs.append(result[order[-1].to(device)])
-            # Two copies a stage, whatever the number of operations; and nothing is written in place, for autograd.
-            result = torch.cat(outputs)[torch.cat(order).argsort().to(device)]
+                outputs.append(operation.differentiable(result[group], parameters[group], **keywords))
+            result = torch.cat([*outputs, result[begin:]])[_send(order.argsort(), device)]
     return images.clone() if result is before else result.to(images.dtype)

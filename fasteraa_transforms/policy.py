@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 from torch import Tensor
 
+from fasteraa_transforms._device import runs_kernels
 from fasteraa_transforms.operations import OPERATIONS
 from fasteraa_transforms.plan import Plan
 
@@ -512,7 +513,9 @@ class Policy:
 
         Args:
             batch_size: number of images B, 0 or more.
-            generator: its device is where the plan is drawn and lies; None is the default generator of the CPU.
+            generator: its device is where the plan is drawn and lies; None is the default generator of the CPU. One of
+                a GPU draws other numbers than one of the CPU does from the same seed, and image i other ones in a batch
+                of another size; what becomes of the numbers is the same.
 
         Returns:
             Plan of B images and K stages.
@@ -533,6 +536,10 @@ class Policy:
         tables = self._tables_on(device)
         stages = self.stages
         uniform = torch.rand(batch_size, 1 + 6 * stages, dtype=torch.float64, generator=generator, device=device)
+        if runs_kernels(device):
+            from fasteraa_transforms import cuda  # on first use: it needs Triton
+
+            return cuda.draw_plan(uniform, vars(tables))
         choice, gate, sign, x, y, other = uniform[:, 1:].reshape(batch_size, stages, 6).unbind(-1)  # [B, K] each
 
         sub_policy = _whole(uniform[:, 0], len(self))  # [B]

@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import Transform
 from torchvision.transforms.v2.functional import is_pure_tensor
 
 from fasteraa_transforms.apply import apply, fill_values, interpolation_mode
+from fasteraa_transforms.epilogue import Epilogue
 from fasteraa_transforms.plan import Plan
 from fasteraa_transforms.policy import Policy
 
@@ -55,11 +56,14 @@ class FasterAutoAugment(Transform):
         policy: the policy; `from_pretrained` takes names and files.
         interpolation: NEAREST or BILINEAR, for shear, translate and rotate.
         fill: value outside of the image, one number or one a channel, in the image's own range.
+        epilogue: scaling, normalisation and conversion that follow, for tensors; on a GPU they cost no pass of their
+            own.
         generator: source of the draws, on any device; PyTorch's default generator if None. Pickling or deep-copying the
             transform copies it with its state.
 
     Raises:
-        TypeError: ``policy`` is no `Policy`, ``fill`` no number or sequence of numbers; when called, if a sample has no
+        TypeError: ``policy`` is no `Policy`, ``fill`` no number or sequence of numbers, ``epilogue`` no
+            `Epilogue`; when called, if a sample has no
             image, or has bounding boxes, masks or key points, which it cannot transform yet, or an image is of a type
             that `apply` refuses.
         ValueError: ``interpolation`` is another mode; when called, if the images of a sample cannot share their draws,
@@ -86,6 +90,7 @@ class FasterAutoAugment(Transform):
         *,
         interpolation: InterpolationMode | str | int = InterpolationMode.NEAREST,
         fill: float | Sequence[float] = 0,
+        epilogue: Epilogue | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -94,12 +99,15 @@ class FasterAutoAugment(Transform):
                 f"policy should be a Policy, but got {policy!r} of type {type(policy).__name__} instead; "
                 "for the name or the file of one, use FasterAutoAugment.from_pretrained"
             )
+        if not (epilogue is None or isinstance(epilogue, Epilogue)):
+            raise TypeError(f"epilogue should be an Epilogue or None, but got {epilogue!r} instead")
         if not (generator is None or isinstance(generator, torch.Generator)):
             raise TypeError(f"generator should be a torch.Generator or None, but got {generator!r} instead")
         fill_values(fill)  # raises
         self.policy = policy
         self.interpolation = interpolation_mode(interpolation)
         self.fill = fill
+        self.epilogue = epilogue
         self.generator = generator
         self._worker_seed: int | None = None  # seed of the DataLoader worker that `generator` was seeded for
 
@@ -109,7 +117,7 @@ class FasterAutoAugment(Transform):
 
         Args:
             name_or_path: name of a policy in the package, or path of a policy file.
-            **kwargs: ``interpolation``, ``fill`` and ``generator``.
+            **kwargs: ``interpolation``, ``fill``, ``epilogue`` and ``generator``.
 
         Raises:
             ValueError: there is no policy of this name.
@@ -164,7 +172,7 @@ class FasterAutoAugment(Transform):
         plan = params["plan"][: _count(inpt)]
         if isinstance(inpt, tv_tensors.Video):
             plan = _plan_of_frames(plan, inpt.shape[-4])
-        result = apply(inpt, plan, interpolation=self.interpolation, fill=self.fill)
+        result = apply(inpt, plan, interpolation=self.interpolation, fill=self.fill, epilogue=self.epilogue)
         return tv_tensors.wrap(result, like=inpt) if isinstance(inpt, tv_tensors.TVTensor) else result
 
     def extra_repr(self) -> str:

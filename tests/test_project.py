@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 PUBLIC = [
     "Candidate",
+    "Epilogue",
     "FasterAutoAugment",
     "OPERATIONS",
     "Operation",
@@ -99,4 +100,4 @@ def test_public_names() -> None:
 @pytest.mark.parametrize("folder", ["cuda", "search"])
 def test_root_folders_are_not_packages(folder: str) -> None:
     # A package `cuda` at the root would shadow the namespace package of NVIDIA's cuda-bindings.
-    assert not list((ROOT / folder).rglob("*.py"))
+    assert not list((ROOT / folder).rglob("__init__.py"))

@@ -1,0 +1,57 @@
+"""Compiles every kernel for a compute capability, no GPU needed: prints its name and its fused multiply-adds.
+
+    python tests/compile_kernels.py 90
+
+Needs Triton to compile (no TRITON_INTERPRET=1). Counts fused multiply-adds on floats in PTX, before ptxas, which is
+told to make none.
+"""
+
+import re
+import sys
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from fasteraa_transforms.cuda import _kernels
+
+POINTERS = {
+    "u8": "images originals fill tables signed whole applied",
+    "i32": "records histograms",
+    "i64": "candidates operation partner sub_policy",
+    "fp32": "epilogue",
+    "fp64": "parameters parameter matrices uniform cumulative probability magnitude weakest span centre",
+}
+TYPES = {name: f"*{dtype}" for dtype, names in POINTERS.items() for name in names.split()}
+ONES = ("column_stride", "original_column_stride", "out_pixel_stride")
+
+
+def fused(kernel: Any, capability: int, *, epilogue: bool = False, **constants: object) -> int:
+    """Compile a kernel for contiguous images; the number of its fused multiply-adds."""
+    constants |= {name: 1 for name in ONES if name in kernel.arg_names}
+    types = {**TYPES, "out": "*fp32" if epilogue else "*u8"}
+    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
+    source = ASTSource(kernel, signature, constants)
+    options = {"enable_fp_fusion": False}
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    return len(re.findall(r"\bfma\.rn\.(?:ftz\.)?f(?:32|64)", compiled.asm["ptx"]))
+
+
+def main() -> None:
+    capability = int(sys.argv[1])
+    image = {"C": 3, "DENSE": True, "BLOCK": 512}
+    print("draw", fused(_kernels.draw, capability, BLOCK=64))
+    print("prepare", fused(_kernels.prepare, capability, C=3, CLEAR=True))
+    print("look_up_tables", fused(_kernels.look_up_tables, capability, C=3))
+    for bilinear in (False, True):
+        shared = {**image, "BILINEAR": bilinear}
+        print("histogram", fused(_kernels.histogram, capability, **shared, STAGE=1, CHUNK=8192))
+        print("small", fused(_kernels.small, capability, **shared, STAGES=2, EPILOGUE=False))
+        for plain in (False, True):
+            options = {**shared, "STAGES": 2, "CHUNK": 8192, "PLAIN": plain}
+            print("pixels", fused(_kernels.pixels, capability, epilogue=True, EPILOGUE=True, **options))
+
+
+if __name__ == "__main__":
+    main()
