@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fasteraa_transforms import functional
 from fasteraa_transforms.apply import apply
+from fasteraa_transforms.loader import AugmentCollate, DeviceLoader
 from fasteraa_transforms.operations import OPERATIONS, Operation
 from fasteraa_transforms.plan import Plan
 from fasteraa_transforms.policy import Candidate, Policy, PolicyError
@@ -23,7 +24,9 @@ from fasteraa_transforms.transform import FasterAutoAugment
 
 __all__ = [
     "OPERATIONS",
+    "AugmentCollate",
     "Candidate",
+    "DeviceLoader",
     "FasterAutoAugment",
     "Operation",
     "Plan",

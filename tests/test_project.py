@@ -13,7 +13,9 @@ import fasteraa_transforms
 ROOT = Path(__file__).parents[1]
 
 PUBLIC = [
+    "AugmentCollate",
     "Candidate",
+    "DeviceLoader",
     "FasterAutoAugment",
     "OPERATIONS",
     "Operation",
