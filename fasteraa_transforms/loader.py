@@ -23,7 +23,8 @@ class AugmentCollate:
 
     Samples may be nested (dicts, lists, tuples, named tuples), and the batch is nested as they are. The leaves are
     collated as `torch.utils.data.default_collate` does, except that tv_tensors stay what they are (there, they become
-    plain tensors) and tuples stay tuples (there, lists).
+    plain tensors), tuples stay tuples (there, lists), and the bounding boxes of the samples become a list: their number
+    differs, and torchvision has no batches of them.
 
     Labels are tensors once collated, and a v2 transform takes the *first* plain tensor for the image, unless the batch
     has a ``tv_tensors.Image``. So images come first, or are tv_tensors.
@@ -250,6 +251,8 @@ def _collate(samples: Sequence[Any]) -> Any:
 
 
 def _collate_leaves(*leaves: Any) -> Any:
+    if isinstance(leaves[0], tv_tensors.BoundingBoxes):
+        return list(leaves)
     batch = default_collate(list(leaves))  # in a worker, it stacks right into shared memory
     return tv_tensors.wrap(batch, like=leaves[0]) if isinstance(leaves[0], tv_tensors.TVTensor) else batch
 

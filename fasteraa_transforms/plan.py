@@ -124,10 +124,11 @@ class Plan:
         in order on the stream that is current.
         """
         tensors = {name: getattr(self, name) for name in _SHAPES}
-        if self.operation.device.type == "cpu" and torch.device(device).type == "cuda":
-            # The bytes of all, those of 8-byte dtypes first, so that each begins where its dtype may.
+        to_cuda = self.operation.device.type == "cpu" and torch.device(device).type == "cuda"
+        if to_cuda and not any(tensor.requires_grad for tensor in tensors.values()):  # bytes have no gradients
+            # Those of 8-byte dtypes first, so that each tensor begins where its dtype may.
             names = sorted(tensors, key=lambda name: -tensors[name].itemsize)
-            parts = [tensors[name].flatten().view(torch.uint8) for name in names]
+            parts = [tensors[name].contiguous().flatten().view(torch.uint8) for name in names]
             packed = torch.cat(parts).pin_memory().to(device, non_blocking=True)
             split = zip(names, packed.split([len(part) for part in parts]), strict=True)
             return Plan(**{name: part.view(tensors[name].dtype).view(tensors[name].shape) for name, part in split})
