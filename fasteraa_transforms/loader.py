@@ -16,10 +16,10 @@ from torchvision import tv_tensors
 class AugmentCollate:
     """Collate samples, move the batch to a device, and transform it there as a whole.
 
-    For DataLoader's ``collate_fn``. On a GPU with ``num_workers=0`` only: a worker is a process of its own, which would
-    need a CUDA context of its own (hundreds of MiB), and a forked one cannot have any. There, `DeviceLoader` does the
-    same outside of the workers. On the CPU it works in workers too. With ``device="cuda"``, DataLoader's own
-    ``pin_memory`` has to stay False: it refuses batches that are on the GPU already.
+    For DataLoader's ``collate_fn``. On a GPU with ``num_workers=0`` only: a forked worker cannot use CUDA, and a spawned
+    one would hold a CUDA context of its own. There, `DeviceLoader` does the same outside of the workers. On the CPU it
+    works in workers too. With ``device="cuda"``, DataLoader's own ``pin_memory`` has to stay False: it refuses batches
+    that are on the GPU already.
 
     Samples may be nested (dicts, lists, tuples, named tuples), and the batch is nested as they are. The leaves are
     collated as `torch.utils.data.default_collate` does, except that tv_tensors stay what they are (there, they become
@@ -183,9 +183,9 @@ class _Pass(Iterator[Any]):
         self._generators = [torch.default_generator]
         if stream is not None:
             self._device = stream.device  # with its index
-            self._generators.append(torch.cuda.default_generators[stream.device.index])
             # What the transform holds on the GPU was put there on the caller's stream.
             stream.wait_stream(torch.cuda.current_stream(self._device))
+            self._generators.append(torch.cuda.default_generators[stream.device.index])
         seed = int(torch.randint(2**63 - 1, ()))
         self._states = [torch.Generator(each.device).manual_seed(seed).get_state() for each in self._generators]
         with self._apart():
