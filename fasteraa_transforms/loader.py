@@ -16,10 +16,10 @@ from torchvision import tv_tensors
 class AugmentCollate:
     """Collate samples, move the batch to a device, and transform it there as a whole.
 
-    For DataLoader's ``collate_fn``. On a GPU with ``num_workers=0`` only: a forked worker cannot use CUDA, and a spawned
-    one would hold a CUDA context of its own. There, `DeviceLoader` does the same outside of the workers. On the CPU it
-    works in workers too. With ``device="cuda"``, DataLoader's own ``pin_memory`` has to stay False: it refuses batches
-    that are on the GPU already.
+    For DataLoader's ``collate_fn``. On a GPU with ``num_workers=0`` only: a forked worker cannot use CUDA, and a
+    spawned one would hold a CUDA context of its own. There, `DeviceLoader` does the same outside of the workers. On the
+    CPU it works in workers too. With ``device="cuda"``, DataLoader's own ``pin_memory`` has to stay False: it refuses
+    batches that are on the GPU already.
 
     Samples may be nested (dicts, lists, tuples, named tuples), and the batch is nested as they are. The leaves are
     collated as `torch.utils.data.default_collate` does, except that tv_tensors stay what they are (there, they become
