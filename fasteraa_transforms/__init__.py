@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from fasteraa_transforms import functional
 from fasteraa_transforms.apply import apply
 from fasteraa_transforms.epilogue import Epilogue
+from fasteraa_transforms.loader import AugmentCollate, DeviceLoader
 from fasteraa_transforms.operations import OPERATIONS, Operation
 from fasteraa_transforms.plan import Plan
 from fasteraa_transforms.policy import Candidate, Policy, PolicyError
@@ -24,7 +25,9 @@ from fasteraa_transforms.transform import FasterAutoAugment
 
 __all__ = [
     "OPERATIONS",
+    "AugmentCollate",
     "Candidate",
+    "DeviceLoader",
     "Epilogue",
     "FasterAutoAugment",
     "Operation",

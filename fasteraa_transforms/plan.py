@@ -118,9 +118,22 @@ class Plan:
         return Plan(**{name: getattr(self, name)[rows] for name in _SHAPES})
 
     def to(self, device: torch.device | str) -> "Plan":
-        """The same plan on another device; itself if it is there already."""
-        moved = {name: getattr(self, name).to(device) for name in _SHAPES}
-        return self if all(moved[name] is getattr(self, name) for name in moved) else Plan(**moved)
+        """The same plan on another device; itself if it is there already.
+
+        From the CPU to CUDA it is one copy from pinned memory, which the host does not wait for; like every copy, it is
+        in order on the stream that is current.
+        """
+        tensors = {name: getattr(self, name) for name in _SHAPES}
+        to_cuda = self.operation.device.type == "cpu" and torch.device(device).type == "cuda"
+        if to_cuda and not any(tensor.requires_grad for tensor in tensors.values()):  # bytes have no gradients
+            # Those of 8-byte dtypes first, so that each tensor begins where its dtype may.
+            names = sorted(tensors, key=lambda name: -tensors[name].itemsize)
+            parts = [tensors[name].contiguous().flatten().view(torch.uint8) for name in names]
+            packed = torch.cat(parts).pin_memory().to(device, non_blocking=True)
+            split = zip(names, packed.split([len(part) for part in parts]), strict=True)
+            return Plan(**{name: part.view(tensors[name].dtype).view(tensors[name].shape) for name, part in split})
+        moved = {name: tensor.to(device) for name, tensor in tensors.items()}
+        return self if all(moved[name] is tensors[name] for name in moved) else Plan(**moved)
 
     def __eq__(self, other: object) -> bool:
         """Whether all tensors are equal, value by value; devices may differ."""

@@ -139,6 +139,41 @@ def test_to_the_gpu_and_back() -> None:
     assert plan == moved
     assert moved == plan
     assert moved.to("cpu") == plan
+    assert plan[1::2].to("cuda") == plan[1::2]
+    assert plan[:0].to("cuda") == plan[:0]
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(1, None, 2), slice(2, 3), slice(0)])
+def test_to_the_gpu_is_one_copy_from_pinned_memory(rows: slice, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+
+    def pin_memory(tensor: torch.Tensor) -> torch.Tensor:
+        calls.append("pin")
+        return tensor.clone()
+
+    def to(tensor: torch.Tensor, device: str, non_blocking: bool = False) -> torch.Tensor:
+        calls.append((device, non_blocking))
+        return tensor.clone()
+
+    plan = Plan(**tensors(5, 3))[rows]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "pin_memory", pin_memory)
+        patch.setattr(torch.Tensor, "to", to)
+        moved = plan.to("cuda:1")
+    assert calls == ["pin", ("cuda:1", True)]
+    assert moved is not plan
+    assert moved == plan
+
+
+def test_to_the_gpu_keeps_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = tensors()
+    values["parameter"].requires_grad_()
+    plan = Plan(**values)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "to", lambda tensor, device: tensor.clone())
+        moved = plan.to("cuda")
+    moved.parameter.sum().backward()
+    assert torch.equal(values["parameter"].grad, torch.ones(4, 3, dtype=torch.float64))
 
 
 def test_pickle_and_copy() -> None:

@@ -13,8 +13,10 @@ import fasteraa_transforms
 ROOT = Path(__file__).parents[1]
 
 PUBLIC = [
+    "AugmentCollate",
     "Candidate",
     "Epilogue",
+    "DeviceLoader",
     "FasterAutoAugment",
     "OPERATIONS",
     "Operation",
