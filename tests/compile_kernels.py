@@ -1,9 +1,10 @@
-"""Compiles every kernel for a compute capability, no GPU needed: prints its name and its fused multiply-adds.
+"""Compiles every kernel to machine code, no GPU needed: prints its name and its fused multiply-adds,
+those on float32 and those on float64.
 
     python tests/compile_kernels.py 90
 
-Needs Triton to compile (no TRITON_INTERPRET=1). Counts fused multiply-adds on floats in PTX, before ptxas, which is
-told to make none.
+The argument is the compute capability. Needs a Triton that compiles (no TRITON_INTERPRET=1). The last line is a kernel
+compiled as Triton would by itself, which has to have some.
 """
 
 import re
@@ -27,15 +28,15 @@ TYPES = {name: f"*{dtype}" for dtype, names in POINTERS.items() for name in name
 ONES = ("column_stride", "original_column_stride", "out_pixel_stride")
 
 
-def fused(kernel: Any, capability: int, *, epilogue: bool = False, **constants: object) -> int:
-    """Compile a kernel for contiguous images; the number of its fused multiply-adds."""
+def fused(kernel: Any, capability: int, *, fusion: bool = False, epilogue: bool = False, **constants: object) -> str:
+    """Compile a kernel for contiguous images; the numbers of its fused multiply-adds."""
     constants |= {name: 1 for name in ONES if name in kernel.arg_names}
     types = {**TYPES, "out": "*fp32" if epilogue else "*u8"}
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
     source = ASTSource(kernel, signature, constants)
-    options = {"enable_fp_fusion": False}
+    options = {"enable_fp_fusion": fusion}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    return len(re.findall(r"\bfma\.rn\.(?:ftz\.)?f(?:32|64)", compiled.asm["ptx"]))
+    return " ".join(str(len(re.findall(rf"\b{name}\b", compiled.asm["sass"]))) for name in ("FFMA", "DFMA"))
 
 
 def main() -> None:
@@ -51,6 +52,7 @@ def main() -> None:
         for plain in (False, True):
             options = {**shared, "STAGES": 2, "CHUNK": 8192, "PLAIN": plain}
             print("pixels", fused(_kernels.pixels, capability, epilogue=True, EPILOGUE=True, **options))
+    print("control", fused(_kernels.pixels, capability, fusion=True, EPILOGUE=False, **options))
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def _plan(operations: Tensor, applied: float = 1.0) -> Plan:
         parameter=parameter,
         applied=torch.rand(batch, stages) < applied,
         centre=torch.rand(batch, stages, 2, dtype=torch.float64),
-        partner=torch.randint(batch, (batch, stages)),
+        partner=torch.randint(max(batch, 1), (batch, stages)),
         sub_policy=torch.zeros(batch, dtype=torch.int64),
     )
 
@@ -105,9 +105,10 @@ def _to_pil(image: Tensor) -> Image.Image:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", NAMES)
 def test_operation_equals_pillow(name: str, channels: int, path: str) -> None:
+    batch = 2 if INTERPRETED else 64
     for height, width in ((13, 9), (8, 32)):
-        images = _images(4, channels, height, width)
-        plan = _plan(torch.full((4, 1), NAMES.index(name)))
+        images = _images(batch, channels, height, width)
+        plan = _plan(torch.full((batch, 1), NAMES.index(name)))
         assert torch.equal(_on_device(images, plan), _pillow(images, plan)), (height, width)
 
 
@@ -228,7 +229,7 @@ def test_fixed_point_of_rotations_is_pillows(monkeypatch: pytest.MonkeyPatch) ->
     # A ramp of the index of each pixel, whole numbers in two channels, shows where each pixel came from.
     index = torch.arange(height * width).reshape(height, width)
     ramp = torch.stack((index % 256, index // 256)).to(torch.uint8)
-    rows = torch.arange(0, len(degrees), 1 if torch.cuda.is_available() else 40)
+    rows = torch.arange(0, len(degrees), 80 if INTERPRETED else 1)
     images = ramp.expand(len(rows), -1, -1, -1)
     assert torch.equal(_on_device(images, plan[rows]), apply(images, plan[rows]))
 
@@ -329,17 +330,28 @@ print(FasterAutoAugment.from_pretrained("cifar10")(images).shape, runs_kernels(i
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 90])
-def test_kernels_compile_and_round_every_product(capability: int) -> None:
+def test_kernels_compile_and_round_every_product() -> None:
     # In a process of its own, in which Triton compiles: for a GPU, without one.
-    command = [sys.executable, str(ROOT / "tests" / "compile_kernels.py"), str(capability)]
-    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    command = [sys.executable, str(ROOT / "tests" / "compile_kernels.py"), "90"]
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)}
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
     assert process.returncode == 0, process.stderr
-    compiled = [line.split() for line in process.stdout.splitlines()]
-    assert {name for name, _ in compiled} == {"draw", "prepare", "histogram", "look_up_tables", "pixels", "small"}
-    # Only the polynomials of sine and cosine, in `prepare`, have products that are not rounded.
-    assert {name for name, fused in compiled if fused != "0"} <= {"prepare"}
+    *compiled, (control, *fused_by_default) = [line.split() for line in process.stdout.splitlines()]
+    assert {name for name, *_ in compiled} == {"draw", "prepare", "histogram", "look_up_tables", "pixels", "small"}
+    for name, *fused in compiled:
+        # Sine, cosine and division in float64 are made of them.
+        assert fused == ["0", "0"] or name in {"prepare", "look_up_tables", "small"}, name
+    assert control == "control"
+    assert int(fused_by_default[0]) > 0
+
+
+@pytest.mark.slow
+def test_benchmark_runs() -> None:
+    command = [sys.executable, str(ROOT / "cuda" / "bench.py"), "--smoke"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    assert process.returncode == 0, process.stderr
+    assert sum(line.startswith("ran ours") for line in process.stdout.splitlines()) == 6
 
 
 # --- on a GPU only ----------------------------------------------------------------------------------------------------
