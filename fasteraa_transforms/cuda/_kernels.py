@@ -347,8 +347,24 @@ def _load_stage(records, parameters, tables, matrices, image, stage, stages, C: 
 
 # --- kernels ----------------------------------------------------------------------------------------------------------
 
+# Numbers and pointers that change from batch to batch: a kernel is not compiled anew for the last, shorter one, nor for
+# a plan that begins at another address. Those of the images are worth it.
+_ANY = {
+    "do_not_specialize": ["begin", "batch", "base", "stage", "chunks"],
+    "do_not_specialize_on_alignment": [
+        *("operation", "parameter", "parameters", "applied", "centre", "partner", "sub_policy", "uniform"),
+        *("records", "matrices", "tables", "histograms"),
+    ],
+}
 
-@triton.jit
+
+def _kernel(function):
+    """Compile a kernel, with what it has of `_ANY` unspecialized."""
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    return triton.jit(**{key: [name for name in names if name in value] for key, value in _ANY.items()})(function)
+
+
+@_kernel
 def draw(
     uniform,  # float64 [B, 1 + 6 K]
     cumulative,  # float64 [L, K, N]
@@ -405,7 +421,7 @@ def draw(
         tl.store(partner + out, (image + 1 + others) % batch, mask=valid)
 
 
-@triton.jit
+@_kernel
 def prepare(
     operation,  # int64 [B, K]
     parameter,  # float64 [B, K]
@@ -519,7 +535,7 @@ def prepare(
                 tl.store(histograms + row * (C * 256) + channel * 256 + levels, levels * 0)
 
 
-@triton.jit
+@_kernel
 def histogram(
     images,
     originals,
@@ -585,7 +601,7 @@ def histogram(
     tl.atomic_add(histograms + (row * C + channel) * 256 + levels, counts, mask=counts > 0, sem="relaxed")
 
 
-@triton.jit
+@_kernel
 def look_up_tables(histograms, parameters, records, tables, pixels_of_channel, stages, stage, C: tl.constexpr):
     """The tables of one stage out of its histograms, one image a program."""
     row = tl.program_id(0).to(tl.int64) * stages + stage
@@ -642,7 +658,7 @@ def _write(
             tl.store(target, value.to(out.dtype.element_ty), mask=valid)
 
 
-@triton.jit
+@_kernel
 def pixels(
     images,
     originals,
@@ -764,7 +780,7 @@ def _table_of_stage(
         tl.debug_barrier()  # the table is read by other threads than wrote it
 
 
-@triton.jit
+@_kernel
 def small(
     images,
     originals,
