@@ -41,16 +41,16 @@ def fused(kernel: Any, capability: int, *, fusion: bool = False, epilogue: bool 
 
 def main() -> None:
     capability = int(sys.argv[1])
-    image = {"C": 3, "DENSE": True, "BLOCK": 512}
-    print("draw", fused(_kernels.draw, capability, BLOCK=64))
+    image = {"C": 3, "DENSE": True, "BLOCK": 512, "TILES": 16}
+    print("draw", fused(_kernels.draw, capability, BLOCK=64, stages=2, widest=17))
     print("prepare", fused(_kernels.prepare, capability, C=3, CLEAR=True))
     print("look_up_tables", fused(_kernels.look_up_tables, capability, C=3))
     for bilinear in (False, True):
         shared = {**image, "BILINEAR": bilinear}
-        print("histogram", fused(_kernels.histogram, capability, **shared, STAGE=1, CHUNK=8192))
+        print("histogram", fused(_kernels.histogram, capability, **shared, STAGE=1))
         print("small", fused(_kernels.small, capability, **shared, STAGES=2, EPILOGUE=False))
         for plain in (False, True):
-            options = {**shared, "STAGES": 2, "CHUNK": 8192, "PLAIN": plain}
+            options = {**shared, "STAGES": 2, "PLAIN": plain}
             print("pixels", fused(_kernels.pixels, capability, epilogue=True, EPILOGUE=True, **options))
     print("control", fused(_kernels.pixels, capability, fusion=True, EPILOGUE=False, **options))
 

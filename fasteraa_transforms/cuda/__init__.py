@@ -167,7 +167,15 @@ def _apply_slice(
             "STAGES": count,
         }
         if small:
-            _launch(_kernels.small, batch, **frame, **write, BLOCK=_SMALL_BLOCK, num_warps=_SMALL_WARPS)
+            _launch(
+                _kernels.small,
+                batch,
+                **frame,
+                **write,
+                BLOCK=_SMALL_BLOCK,
+                TILES=triton.cdiv(height * width, _SMALL_BLOCK),
+                num_warps=_SMALL_WARPS,
+            )
         else:
             chunks = triton.cdiv(height * width, _CHUNK)
             for stage in range(count):
@@ -180,7 +188,7 @@ def _apply_slice(
                     chunks=chunks,
                     STAGE=stage,
                     BLOCK=_BLOCK,
-                    CHUNK=_CHUNK,
+                    TILES=_CHUNK // _BLOCK,
                 )
                 _launch(
                     _kernels.look_up_tables,
@@ -196,6 +204,7 @@ def _apply_slice(
                     num_warps=1,
                 )
             for plain in (True, False):
+                block = _PLAIN_BLOCK if plain else _BLOCK
                 _launch(
                     _kernels.pixels,
                     batch * chunks,
@@ -203,8 +212,8 @@ def _apply_slice(
                     **write,
                     chunks=chunks,
                     PLAIN=plain,
-                    BLOCK=_PLAIN_BLOCK if plain else _BLOCK,
-                    CHUNK=_CHUNK,
+                    BLOCK=block,
+                    TILES=_CHUNK // block,
                     maxnreg=_PLAIN_REGISTERS if plain else _REGISTERS,
                 )
         images = target

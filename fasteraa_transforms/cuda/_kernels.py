@@ -241,11 +241,12 @@ def _count(
     DENSE: tl.constexpr,
     BILINEAR: tl.constexpr,
     BLOCK: tl.constexpr,
+    TILES: tl.constexpr,
 ):
     """Histogram, int32 [256], of pixels [start, stop) of one channel, or of their luma, as stage STAGE finds them."""
     counts = tl.zeros((256,), tl.int32)
-    for begin in range(start, stop, BLOCK):
-        index = begin + tl.arange(0, BLOCK)
+    for tile in range(TILES):
+        index = start + tile * BLOCK + tl.arange(0, BLOCK)
         valid = index < stop
         if _is_plain(first[0], SKIP, DENSE):
             value = _counted(STAGE, frame, first, index, index, channel, luma, valid, C, True, BILINEAR)
@@ -383,8 +384,8 @@ def draw(
     sub_policy,  # int64 [B]
     batch,
     sub_policies,
-    stages,
-    widest,
+    stages: tl.constexpr,
+    widest: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """A plan out of random numbers; twin of the part of ``Policy.sample`` after ``torch.rand``."""
@@ -563,7 +564,7 @@ def histogram(
     DENSE: tl.constexpr,
     BILINEAR: tl.constexpr,
     BLOCK: tl.constexpr,
-    CHUNK: tl.constexpr,
+    TILES: tl.constexpr,
 ):
     """Adds up the histograms that stage `base + STAGE` needs: of luma for contrast on RGB, else of each channel.
 
@@ -594,9 +595,9 @@ def histogram(
         original_column_stride,
     )
     first = _load_stage(records, parameters, tables, matrices, image, base, stages, C)
-    start = chunk * CHUNK
-    stop = tl.minimum(start + CHUNK, height * width)
-    counts = _count(STAGE, frame, first, channel, luma, start, stop, C, DENSE, BILINEAR, BLOCK)
+    start = chunk * (BLOCK * TILES)
+    stop = tl.minimum(start + BLOCK * TILES, height * width)
+    counts = _count(STAGE, frame, first, channel, luma, start, stop, C, DENSE, BILINEAR, BLOCK, TILES)
     levels = tl.arange(0, 256)
     tl.atomic_add(histograms + (row * C + channel) * 256 + levels, counts, mask=counts > 0, sem="relaxed")
 
@@ -642,10 +643,11 @@ def _write(
     BILINEAR: tl.constexpr,
     EPILOGUE: tl.constexpr,
     BLOCK: tl.constexpr,
+    TILES: tl.constexpr,
 ):
     """Write pixels [start, stop) of every channel of one image."""
-    for begin in range(start, stop, BLOCK):
-        index = begin + tl.arange(0, BLOCK)
+    for tile in range(TILES):
+        index = start + tile * BLOCK + tl.arange(0, BLOCK)
         valid = index < stop
         y, x = index, index
         if not PLAIN:
@@ -692,7 +694,7 @@ def pixels(
     BILINEAR: tl.constexpr,
     EPILOGUE: tl.constexpr,
     BLOCK: tl.constexpr,
-    CHUNK: tl.constexpr,
+    TILES: tl.constexpr,
 ):
     """One pass, the stages `base` to `base + STAGES - 1`, over one of `chunks` chunks of an image a program.
 
@@ -713,8 +715,8 @@ def pixels(
     row = image * stages + base
     if _is_plain(tl.load(records + row * RECORD), tl.load(records + (row + STAGES - 1) * RECORD), DENSE) != PLAIN:
         return
-    start = (tl.program_id(0) % chunks) * CHUNK
-    stop = tl.minimum(start + CHUNK, height * width)
+    start = (tl.program_id(0) % chunks) * (BLOCK * TILES)
+    stop = tl.minimum(start + BLOCK * TILES, height * width)
     frame = (
         images + image * image_stride,
         originals,
@@ -748,6 +750,7 @@ def pixels(
         BILINEAR,
         EPILOGUE,
         BLOCK,
+        TILES,
     )
 
 
@@ -761,6 +764,7 @@ def _table_of_stage(
     DENSE: tl.constexpr,
     BILINEAR: tl.constexpr,
     BLOCK: tl.constexpr,
+    TILES: tl.constexpr,
 ):
     """The tables of a stage that needs statistics, by one program for the whole image."""
     area = frame[5] * frame[6]
@@ -769,13 +773,15 @@ def _table_of_stage(
             counted: tl.constexpr = 1 if C == 3 else C
             total = tl.zeros((), tl.int64)
             for channel in range(counted):
-                total += _level_sum(_count(STAGE, frame, first, channel, C == 3, 0, area, C, DENSE, BILINEAR, BLOCK))
+                total += _level_sum(
+                    _count(STAGE, frame, first, channel, C == 3, 0, area, C, DENSE, BILINEAR, BLOCK, TILES)
+                )
             values = _contrast_table(total, tl.cast(area, tl.int64) * counted, stage[7])
             for channel in range(C):
                 _store_table(stage[8], channel, values)
         else:
             for channel in range(C):
-                counts = _count(STAGE, frame, first, channel, False, 0, area, C, DENSE, BILINEAR, BLOCK)
+                counts = _count(STAGE, frame, first, channel, False, 0, area, C, DENSE, BILINEAR, BLOCK, TILES)
                 _store_table(stage[8], channel, _spread_table(stage[1], counts, area))
         tl.debug_barrier()  # the table is read by other threads than wrote it
 
@@ -812,6 +818,7 @@ def small(
     BILINEAR: tl.constexpr,
     EPILOGUE: tl.constexpr,
     BLOCK: tl.constexpr,
+    TILES: tl.constexpr,
 ):
     """One pass with its statistics, one image a program; for images that a program is done with soon. As `pixels`."""
     image = tl.program_id(0).to(tl.int64)
@@ -831,9 +838,9 @@ def small(
     )
     first = _load_stage(records, parameters, tables, matrices, image, base, stages, C)
     second = _load_stage(records, parameters, tables, matrices, image, base + STAGES - 1, stages, C)
-    _table_of_stage(0, frame, first, first, C, DENSE, BILINEAR, BLOCK)
+    _table_of_stage(0, frame, first, first, C, DENSE, BILINEAR, BLOCK, TILES)
     if STAGES == 2:
-        _table_of_stage(1, frame, first, second, C, DENSE, BILINEAR, BLOCK)
+        _table_of_stage(1, frame, first, second, C, DENSE, BILINEAR, BLOCK, TILES)
     out += image * out_image_stride
     if _is_plain(first[0], second[0], DENSE):
         _write(
@@ -852,6 +859,7 @@ def small(
             BILINEAR,
             EPILOGUE,
             BLOCK,
+            TILES,
         )
     else:
         _write(
@@ -870,4 +878,5 @@ def small(
             BILINEAR,
             EPILOGUE,
             BLOCK,
+            TILES,
         )
