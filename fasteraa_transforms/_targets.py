@@ -126,17 +126,18 @@ def _steps(plan: Plan) -> list[list[tuple[str, float]]]:
 
 
 def _transform_mask(mask: Tensor, plan: Plan, fill: float | Sequence[float]) -> Tensor:
-    values = fill_values(fill)
-    outside = torch.tensor(values, dtype=torch.float64).to(mask.dtype)
-    if len(values) != 1 or (not mask.is_floating_point() and outside.double().tolist() != list(values)):
-        raise ValueError(f"fill of masks should be one number, a value of {mask.dtype}, but got {fill} instead")
+    dtype, values = mask.dtype, fill_values(fill)
+    outside = torch.tensor(values, dtype=torch.float64, device="cpu").to(dtype)
+    if len(values) != 1 or (not dtype.is_floating_point and outside.double().tolist() != list(values)):
+        raise ValueError(f"fill of masks should be one number, a value of {dtype}, but got {fill} instead")
     if mask.numel() == 0:
         return mask.clone()
-    dtype = _SIGNED.get(mask.dtype, mask.dtype)
-    images = mask.view(dtype).reshape(len(plan), -1, *mask.shape[-2:])
+    if mask.dtype in _SIGNED:
+        mask, outside = (value.view(_SIGNED[mask.dtype]) for value in (mask, outside))
+    images = mask.reshape(len(plan), -1, *mask.shape[-2:])
     # The form for floats takes every dtype where all it does is select pixels.
-    result = _apply_float(images, plan, InterpolationMode.NEAREST, tuple(outside.view(dtype).tolist()))
-    return result.reshape(mask.shape).view(mask.dtype)
+    result = _apply_float(images, plan, InterpolationMode.NEAREST, tuple(outside.tolist())).reshape(mask.shape)
+    return result.view(dtype) if dtype in _SIGNED else result
 
 
 def _transform_boxes(boxes: Tensor, steps: list[tuple[str, float]], like: tv_tensors.BoundingBoxes) -> Tensor:
