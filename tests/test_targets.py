@@ -1,7 +1,9 @@
 """Boxes, masks and key points: they lie where their image went, whatever else is in the sample."""
 
+import doctest
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -294,24 +296,22 @@ def test_masks_of_any_shape(leading: tuple[int, ...]) -> None:
         assert torch.equal(moved_mask, by_pillow(mask.to(torch.uint8), plan).long())
 
 
-def test_gradients_flow_to_soft_masks_boxes_and_key_points() -> None:
+def test_gradients_flow_to_soft_masks_and_key_points() -> None:
     size = (20, 24)
-    mask = torch.rand(20, 24, requires_grad=True)
-    data = torch.tensor([[4.0, 5.0, 12.0, 15.0]], requires_grad=True)
-    _, moved_mask, boxes, points = run(
-        (
-            torch.zeros(3, *size),
-            tv_tensors.Mask(mask),
-            boxes_of(data, "XYXY", size),
-            tv_tensors.KeyPoints(data.reshape(2, 2), canvas_size=size),
-        ),
-        plan_of([("rotate", 0.2), ("flip", 0.0)]),
-    )
+    mask, data = torch.rand(size, requires_grad=True), torch.tensor([[4.0, 5.0]], requires_grad=True)
+    sample = (torch.zeros(3, *size), tv_tensors.Mask(mask), tv_tensors.KeyPoints(data, canvas_size=size))
+    _, moved_mask, points = run(sample, plan_of([("rotate", 0.2), ("flip", 0.0)]))
     (gradient,) = torch.autograd.grad(moved_mask.sum(), mask)
     assert set(gradient.unique().tolist()) <= {0.0, 1.0, 2.0}
     assert gradient.sum() > 300
-    assert torch.autograd.grad(boxes.sum(), data)[0].abs().sum() > 0
     assert torch.autograd.grad(points.sum(), data)[0].abs().sum() > 0
+
+
+def test_the_example_of_the_documentation() -> None:
+    path = Path(__file__).parents[1] / "docs" / "targets.md"
+    failed, attempted = doctest.testfile(str(path), module_relative=False)
+    assert failed == 0
+    assert attempted > 5
 
 
 # --- whole samples ----------------------------------------------------------------------------------------------------
