@@ -37,9 +37,9 @@ def breaks_graph(value: Any) -> bool:
     return isinstance(value, (tv_tensors.TVTensor, Image.Image)) or (isinstance(value, Tensor) and value.requires_grad)
 
 
-def draw(handle: str, count: int) -> Plan:
+def draw(handle: str, count: int, stages: int) -> Plan:
     """What ``transform._draw(count)`` gives, of the transform of this name; on the CPU."""
-    return Plan(*torch.ops.fasteraa_transforms.draw(handle, count))
+    return Plan(*torch.ops.fasteraa_transforms.draw(handle, count, stages))
 
 
 def apply(images: Tensor, plan: Plan, *, interpolation: str, fill: Sequence[float]) -> Tensor:
@@ -48,16 +48,17 @@ def apply(images: Tensor, plan: Plan, *, interpolation: str, fill: Sequence[floa
     return torch.ops.fasteraa_transforms.apply(images, tensors, interpolation, fill)
 
 
-# The tag keeps two draws in one graph from being taken for the same.
+# The tag keeps two draws in one graph from being taken for the same. The number of stages is handed over for the shapes
+# to depend on the arguments alone: compiled graphs are cached on disk, and in another process the name is another's.
 @torch.library.custom_op("fasteraa_transforms::draw", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
-def _draw(handle: str, count: int) -> list[Tensor]:
+def _draw(handle: str, count: int, stages: int) -> list[Tensor]:
     plan = _TRANSFORMS[handle]._draw(count).to("cpu")
     return [getattr(plan, name) for name in _SHAPES]
 
 
 @_draw.register_fake
-def _(handle: str, count: int) -> list[Tensor]:
-    sizes = {"B": count, "K": _TRANSFORMS[handle].policy.stages, "2": 2}
+def _(handle: str, count: int, stages: int) -> list[Tensor]:
+    sizes = {"B": count, "K": stages, "2": 2}
     return [torch.empty([sizes[axis] for axis in axes], dtype=dtype) for dtype, axes in _SHAPES.values()]
 
 

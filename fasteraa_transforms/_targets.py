@@ -42,7 +42,7 @@ _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: t
 
 def check(targets: Sequence[Any], images: Sequence[Any], count: int) -> None:
     """Raise ValueError if it is not clear how the targets lie on the images of their sample, ``count`` a batch."""
-    sizes = sorted({(image.height, image.width) if _is_pil(image) else tuple(image.shape[-2:]) for image in images})
+    sizes = sorted({tuple(tv.get_size(image)) for image in images})
     for target in targets:
         name = type(target).__name__
         size = tuple(target.shape[-2:]) if isinstance(target, tv_tensors.Mask) else tuple(target.canvas_size)
@@ -58,20 +58,19 @@ def check(targets: Sequence[Any], images: Sequence[Any], count: int) -> None:
                 f"{name} do not say which image of a batch they belong to, so the sample should have one image, but "
                 f"got a batch of {count} instead; transform the images before they become a batch"
             )
-        batches = {tuple(image.shape[: -_axes(image)]) for image in images if not _is_pil(image)}
-        if not any(tuple(target.shape[: len(batch)]) == batch for batch in batches if math.prod(batch) == count):
+        batches = [batch for batch in map(leading, images) if math.prod(batch) == count]
+        if not any(tuple(target.shape[: len(batch)]) == batch for batch in batches):
             raise ValueError(
                 f"{name} of a batch of {count} images should have its leading dimensions, but got the shape "
                 f"{list(target.shape)} instead"
             )
 
 
-def _is_pil(image: Any) -> bool:
-    return isinstance(image, Image.Image)
-
-
-def _axes(image: Tensor) -> int:
-    return 4 if isinstance(image, tv_tensors.Video) else 3
+def leading(image: Any) -> tuple[int, ...]:
+    """The dimensions of a batch of images, or of videos, which draw once for all of their frames."""
+    if isinstance(image, Image.Image):
+        return ()
+    return tuple(image.shape[: -4 if isinstance(image, tv_tensors.Video) else -3])
 
 
 def transform(target: Any, plan: Plan, fill: float | Sequence[float] = 0) -> Any:

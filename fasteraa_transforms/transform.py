@@ -182,7 +182,7 @@ class FasterAutoAugment(Transform):
             targets = [value for value in flat_inputs if isinstance(value, _targets.TARGETS)]
             _targets.check(targets, images, counts[-1])
         if torch.compiler.is_compiling():
-            return {"plan": _compiled.draw(self._handle, counts[-1])}
+            return {"plan": _compiled.draw(self._handle, counts[-1], self.policy.stages)}
         return {"plan": self._draw(counts[-1])}
 
     def _draw(self, count: int) -> Plan:
@@ -251,9 +251,7 @@ class FasterAutoAugment(Transform):
 
 def _count(image: Tensor | Image.Image) -> int:
     """How many draws an image of the sample takes: one for each leading index."""
-    if isinstance(image, Image.Image):
-        return 1
-    return math.prod(image.shape[: -4 if isinstance(image, tv_tensors.Video) else -3])
+    return math.prod(_targets.leading(image))
 
 
 def _plan_of_frames(plan: Plan, frames: int) -> Plan:

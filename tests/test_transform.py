@@ -424,7 +424,7 @@ def alike(function: Any, other: Any, sample: Any) -> bool:
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float16, torch.float32])
 def test_compiles_to_one_graph(images: Tensor, dtype: torch.dtype, compiler: Any) -> None:
-    transform = FasterAutoAugment(POLICY, fill=1, interpolation="bilinear")
+    transform = FasterAutoAugment(POLICY, fill={Tensor: 1}, interpolation="bilinear")
     compiled = compiler(transform)
     batch = (images / 255).to(dtype) if dtype.is_floating_point else images.to(dtype)
     for given in (batch, batch[0], batch[:7], batch[None, :3], batch[..., :17].to(memory_format=torch.channels_last)):
