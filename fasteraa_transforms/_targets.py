@@ -20,7 +20,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from fasteraa_transforms import _geometry
-from fasteraa_transforms.apply import _apply_float, fill_values
+from fasteraa_transforms.apply import _apply_float, apply, fill_values
 from fasteraa_transforms.operations import OPERATIONS
 from fasteraa_transforms.plan import Plan
 
@@ -36,8 +36,15 @@ _MATRICES: dict[str, Callable[[float, int, int], _geometry.Matrix]] = {
 }
 _IS_GEOMETRIC = torch.tensor([name in _MATRICES or name == "flip" for name in _NAMES], device="cpu")
 
-# PyTorch selects and fills only some of the unsigned integers; the bits of the others travel as signed ones.
-_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+# Bytes are moved as those of images are. PyTorch selects and fills none of the wider unsigned integers (2.11), so their
+# bits travel as signed ones.
+_VIEWS = {
+    torch.bool: torch.uint8,
+    torch.int8: torch.uint8,
+    torch.uint16: torch.int16,
+    torch.uint32: torch.int32,
+    torch.uint64: torch.int64,
+}
 
 
 def check(targets: Sequence[Any], images: Sequence[Any], count: int) -> None:
@@ -131,12 +138,16 @@ def _transform_mask(mask: Tensor, plan: Plan, fill: float | Sequence[float]) -> 
         raise ValueError(f"fill of masks should be one number, a value of {dtype}, but got {fill} instead")
     if mask.numel() == 0:
         return mask.clone()
-    if mask.dtype in _SIGNED:
-        mask, outside = (value.view(_SIGNED[mask.dtype]) for value in (mask, outside))
-    images = mask.reshape(len(plan), -1, *mask.shape[-2:])
-    # The form for floats takes every dtype where all it does is select pixels.
-    result = _apply_float(images, plan, InterpolationMode.NEAREST, tuple(outside.tolist())).reshape(mask.shape)
-    return result.view(dtype) if dtype in _SIGNED else result
+    if dtype in _VIEWS:
+        mask, outside = mask.view(_VIEWS[dtype]), outside.view(_VIEWS[dtype])
+    images, values = mask.reshape(len(plan), -1, *mask.shape[-2:]), tuple(outside.tolist())
+    if mask.dtype == torch.uint8:
+        result = apply(images, plan, fill=values)
+    else:
+        # The form for floats takes every dtype where all it does is select pixels.
+        result = _apply_float(images, plan, InterpolationMode.NEAREST, values)
+    result = result.reshape(mask.shape)
+    return result.view(dtype) if dtype in _VIEWS else result
 
 
 def _transform_boxes(boxes: Tensor, steps: list[tuple[str, float]], like: tv_tensors.BoundingBoxes) -> Tensor:
