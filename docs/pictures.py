@@ -1,21 +1,26 @@
-"""Draw the pictures of the docs: each shipped policy on scikit-learn's two photographs.
+"""Draw the pictures of the docs, on scikit-learn's two photographs.
 
     python docs/pictures.py
 
-Writes docs/images/NAME.png for each policy in the package.
+Writes docs/images/NAME.png for each policy in the package, and docs/images/targets.png.
 """
 
 from importlib.resources import files
 from pathlib import Path
 
 import torch
+from PIL import Image
 from sklearn.datasets import load_sample_images
+from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as tv
+from torchvision.utils import draw_bounding_boxes, draw_keypoints, draw_segmentation_masks, make_grid
 
-from fasteraa_transforms import Policy
+from fasteraa_transforms import OPERATIONS, FasterAutoAugment, Policy
 from fasteraa_transforms.search.pictures import contact_sheet
 
 SIDE = 192
+TARGETS = ("rotate", "shear_x", "translate_x", "flip", "solarize")
 
 
 def main() -> None:
@@ -27,6 +32,41 @@ def main() -> None:
         policy = Policy.from_json(entry.read_text(), source=entry.name)
         sheet = contact_sheet(policy, images, samples=8, seed=1, tile=112)
         sheet.save(Path(__file__).parent / "images" / f"{policy.name}.png", optimize=True)
+    targets(photographs[1]).save(Path(__file__).parent / "images" / "targets.png", optimize=True)
+
+
+def targets(photograph: Tensor) -> Image.Image:
+    """A flower with its mask, its box, a box that is turned, and its centre, and the same after each operation."""
+    image = tv_tensors.Image(photograph[:, 30:400, 85:530])
+    size = image.shape[-2:]
+    mask = tv_tensors.Mask((image[0].int() > image[2].int() + 40) & (image[0] > 120))
+    mask[320:] = False  # another flower
+    rows, columns = mask.nonzero().T
+    left, top, right, bottom = (int(v) for v in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+    sample = {
+        "image": image,
+        "mask": mask,
+        "boxes": tv_tensors.BoundingBoxes([[left, top, right, bottom]], format="XYXY", canvas_size=size),
+        "turned": tv_tensors.BoundingBoxes([[150.0, 120.0, 150.0, 70.0, 40.0]], format="CXCYWHR", canvas_size=size),
+        "points": tv_tensors.KeyPoints([[[222.0, 185.0]]], canvas_size=size),
+    }
+
+    def drawn(sample: dict[str, Tensor]) -> Tensor:
+        picture = draw_segmentation_masks(sample["image"], sample["mask"], alpha=0.45, colors="blue")
+        picture = draw_bounding_boxes(picture, sample["boxes"], colors="yellow", width=4)
+        corners = tv.convert_bounding_box_format(sample["turned"], new_format="XYXYXYXY")
+        picture = draw_bounding_boxes(picture, corners, colors="white", width=4)
+        return draw_keypoints(picture, sample["points"], colors="red", radius=9)
+
+    pictures = [drawn(sample)]
+    for name in TARGETS:
+        candidate = {"operation": name, "weight": 1, "probability": 1}
+        if OPERATIONS[name].has_magnitude:
+            candidate["magnitude"] = 0.6
+        transform = FasterAutoAugment(Policy([[[candidate]]]), generator=torch.Generator().manual_seed(1))
+        pictures.append(drawn(transform(sample)))
+    grid = make_grid(torch.stack(pictures), nrow=3, padding=8, pad_value=255)
+    return tv.to_pil_image(tv.resize(grid, [grid.shape[1] // 2, grid.shape[2] // 2]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The operations on Pillow images: the reference that every other backend equals byte for byte.
 
 Each function takes ``(image, parameter)`` and, where its row of the table says so, the keywords ``interpolation``,
-``fill``, ``centre`` or ``partner``. Modes are L, RGB and RGBA; the alpha channel follows geometry only. No function
+``fill``, ``centre`` or ``partner``. Modes are L, LA, RGB and RGBA; the alpha channel follows geometry only. No function
 changes its input.
 """
 
@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode
 
 from fasteraa_transforms import _geometry
 
-MODES = ("L", "RGB", "RGBA")
+MODES = ("L", "LA", "RGB", "RGBA", "I;16")
 CUTOUT_RGB = (125, 123, 114)  # the mean colour AutoAugment's descendants fill with (Fast AutoAugment, CutoutAbs)
 CUTOUT_GREY = 124
 
@@ -30,7 +30,7 @@ def check_mode(image: Image.Image) -> None:
     if image.mode not in MODES:
         raise TypeError(
             f"image mode should be one of {', '.join(MODES)}, but got {image.mode} instead; "
-            'convert it first, for example with image.convert("RGB")'
+            'convert it first, for example with image.convert("RGB"), or wrap it as a tv_tensors.Mask if it is a mask'
         )
 
 
@@ -56,13 +56,13 @@ def fill_colour(fill: Fill, image: Image.Image) -> int | tuple[int, ...]:
 
 
 def _keep_alpha(function: Callable[..., Image.Image]) -> Callable[..., Image.Image]:
-    """Apply a colour operation to the RGB bands of an RGBA image and put its alpha back."""
+    """Apply a colour operation to the bands of an image without its alpha, if it has one, and put that back."""
 
     @functools.wraps(function)
     def wrapped(image: Image.Image, *args: object, **kwargs: object) -> Image.Image:
-        if image.mode != "RGBA":
+        if image.mode not in ("LA", "RGBA"):
             return function(image, *args, **kwargs)
-        result = function(image.convert("RGB"), *args, **kwargs)
+        result = function(image.convert(image.mode[:-1]), *args, **kwargs)
         result.putalpha(image.getchannel("A"))
         return result
 

@@ -8,6 +8,7 @@ import numbers
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -23,6 +24,7 @@ Images = TypeVar("Images", Tensor, Image.Image)
 
 _OPERATIONS = tuple(OPERATIONS.values())
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_HIGHEST = {torch.uint8: 255, torch.uint16: 65535, **dict.fromkeys(_FLOATS, 1)}  # white, of each dtype taken
 
 # The uint8 forms take so many values at a time, or one image if it has more. Taking more is no faster, and their int64
 # and float64 intermediates stay within a few MiB (with large images, within those of one image) whatever the batch.
@@ -89,10 +91,12 @@ def apply(
     Args:
         images: one of
 
-            - a PIL image of mode L, RGB or RGBA, with a plan of one image;
+            - a PIL image of mode L, LA, RGB, RGBA or I;16, with a plan of one image. Alpha follows geometry only; I;16
+              is what a uint16 tensor is;
             - a uint8 tensor [..., C, H, W], with values in [0, 255]. On a GPU of NVIDIA's with Triton, and up to 16384
               pixels high and wide, it is computed there, in a few launches and without waiting for the device;
               otherwise on the CPU, where it is copied to and from;
+            - a uint16 tensor [..., C, H, W], with values in [0, 65535]: as a float64 one in [0, 1], rounded at the end;
             - a float16, bfloat16, float32 or float64 tensor [..., C, H, W], with values in [0, 1], computed on its own
               device, the two 16-bit types in float32.
 
@@ -103,7 +107,7 @@ def apply(
             operations may leave Pillow's fixed point.
         interpolation: NEAREST or BILINEAR, for shear, translate and rotate; also their names or Pillow's numbers.
         fill: value outside of the image, one number or one a channel, in the image's own range: [0, 255] for uint8
-            (fractions are dropped) and PIL, [0, 1] for floats.
+            and 8-bit PIL images, [0, 65535] for uint16 and I;16 (fractions are dropped), [0, 1] for floats.
         epilogue: what follows, on tensors: scaling, normalisation, conversion.
 
     Returns:
@@ -180,6 +184,10 @@ def _apply_pillow(
     image: Image.Image, plan: Plan, interpolation: InterpolationMode, fill: tuple[float, ...]
 ) -> Image.Image:
     _pillow.check_mode(image)
+    if image.mode == "I;16":
+        # Pillow has no color operations for it, and its bilinear sampling mixes up the bytes of its values.
+        tensor = _apply_tensor(torch.from_numpy(np.array(image))[None], plan, interpolation, fill)
+        return Image.fromarray(tensor[0].numpy())
     _check(plan, 1, fill, len(image.getbands()), 255)
     plan = plan.to("cpu")
     result = image.copy()
@@ -197,22 +205,20 @@ def _apply_pillow(
 def _apply_tensor(
     images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: tuple[float, ...], epilogue: Epilogue | None
 ) -> Tensor:
-    if images.dtype != torch.uint8 and images.dtype not in _FLOATS:
-        accepted = ", ".join(str(dtype) for dtype in (torch.uint8, *_FLOATS))
+    if images.dtype not in _HIGHEST:
+        accepted = ", ".join(map(str, _HIGHEST))
         raise TypeError(f"the dtype of images should be one of {accepted}, but got {images.dtype} instead")
     if images.ndim < 3:
         raise ValueError(f"images should have the shape [..., C, H, W], but got {list(images.shape)} instead")
-    exact = images.dtype == torch.uint8
-    channels = images.shape[-3]
-    _check(plan, images.shape[:-3].numel(), fill, channels, 255 if exact else 1)
+    _check(plan, images.shape[:-3].numel(), fill, images.shape[-3], _HIGHEST[images.dtype])
     if images.numel() == 0:
         return images.clone() if epilogue is None else epilogue(images)
     batch = images.reshape(-1, *images.shape[-3:])
-    if exact and runs_kernels(images.device):
+    if images.dtype == torch.uint8 and runs_kernels(images.device):
         result = _apply_on_gpu(batch, plan, interpolation, fill, epilogue)
         if result is not None:
             return result.reshape(images.shape)
-    form = _apply_uint8 if exact else _apply_float
+    form = {torch.uint8: _apply_uint8, torch.uint16: _apply_uint16}.get(images.dtype, _apply_float)
     result = form(batch, plan.to("cpu"), interpolation, fill)
     result = result.to(images.device)
     return (result if epilogue is None else epilogue(result)).reshape(images.shape)
@@ -262,6 +268,12 @@ def _apply_uint8(images: Tensor, plan: Plan, interpolation: InterpolationMode, f
 def _send(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the CPU on a device, without waiting for it."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def _apply_uint16(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: tuple[float, ...]) -> Tensor:
+    """The differentiable forms on [0, 1] in float64, which brings values back unchanged where nothing changes them."""
+    result = _apply_float(images.double() / 65535, plan, interpolation, tuple(int(value) / 65535 for value in fill))
+    return (result * 65535).round().to(torch.uint16)
 
 
 def _apply_float(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: tuple[float, ...]) -> Tensor:

@@ -35,7 +35,7 @@ class Operation:
         whole: whether the parameter is rounded to a whole number (half to even).
         straight_through: whether the gradient w.r.t. the magnitude is that of eq. 6, 1 at every pixel.
         takes: the keywords that the three forms need: "interpolation", "fill", "centre", "partner".
-        pillow: exact form, ``(image, parameter, **takes) -> image`` on PIL images of mode L, RGB or RGBA.
+        pillow: exact form, ``(image, parameter, **takes) -> image`` on PIL images of mode L, LA, RGB or RGBA.
         uint8: exact form, ``(images, parameter, **takes) -> images`` on uint8 arrays [N, C, H, W], parameter [N].
         differentiable: ``(images, parameter, **takes) -> images`` on float tensors [B, C, H, W] in [0, 1], parameter
             [B].

@@ -2,28 +2,29 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils._pytree import tree_flatten
 from torch.utils.data import get_worker_info
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import Transform
 from torchvision.transforms.v2.functional import is_pure_tensor
 
+from fasteraa_transforms import _compiled, _targets
 from fasteraa_transforms.apply import apply, fill_values, interpolation_mode
 from fasteraa_transforms.epilogue import Epilogue
 from fasteraa_transforms.plan import Plan
 from fasteraa_transforms.policy import Policy
 
-# What an operation would move in the image but not here, so that the sample would no longer be true.
-_REFUSED = (tv_tensors.BoundingBoxes, tv_tensors.Mask, tv_tensors.KeyPoints)
+Fill = float | Sequence[float]
 
 _ODD = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, the usual multiplier to spread seeds
 
@@ -37,11 +38,15 @@ class FasterAutoAugment(Transform):
     image and for its tensor. Float images may require gradients; they get them. The output has the type of the input.
 
     A sample may be nested as v2 allows. Images in it are PIL images, ``tv_tensors.Image``, ``tv_tensors.Video`` or, if
-    it has none of these, its first plain tensor (v2's rule); labels and everything else pass through. A tensor has the
-    shape [..., C, H, W], a video [..., T, C, H, W]. Each of the leading dimensions is one of images (or videos), which
-    draw independently; the T frames of a video share one draw, and each has its own statistics (equalize, contrast).
-    Several images in one sample share their draws, so they have to be as many, or single, where a single one takes the
-    draw of the first.
+    it has none of these, its first plain tensor (v2's rule). A tensor has the shape [..., C, H, W], a video
+    [..., T, C, H, W]. Each of the leading dimensions is one of images (or videos), which draw independently; the T
+    frames of a video share one draw, and each has its own statistics (equalize, contrast). Several images in one sample
+    share their draws, so they have to be as many, or single, where a single one takes the draw of the first.
+
+    Targets in it, ``tv_tensors.BoundingBoxes``, ``Mask`` and ``KeyPoints``, are moved along by shear, translate, rotate
+    and flip; every other operation leaves them alone. They have the size of an image of the sample. With a batch of
+    images, masks and key points have its leading dimensions in front; bounding boxes, which have no room for them, are
+    refused. Labels and everything else pass through.
 
     It draws from PyTorch's default generator, so ``torch.manual_seed`` makes it reproducible and each DataLoader worker
     draws differently. A ``generator`` of its own is copied into each worker of a DataLoader, where the copies would all
@@ -50,24 +55,26 @@ class FasterAutoAugment(Transform):
     ``generator``, and that base seed (``torch.manual_seed``, or DataLoader's own ``generator``). Processes that are not
     DataLoader workers, as in distributed training, need a seed each.
 
-    It has no parameters, and ``train()`` and ``eval()`` make no difference.
+    It has no parameters, and ``train()`` and ``eval()`` make no difference. `torch.compile` takes it without a graph
+    break, ``fullgraph=True``, where a sample has plain tensors that require no gradient; anything else breaks the graph
+    and gives the same. `torch.jit.script` refuses it.
 
     Args:
         policy: the policy; `from_pretrained` takes names and files.
         interpolation: NEAREST or BILINEAR, for shear, translate and rotate.
-        fill: value outside of the image, one number or one a channel, in the image's own range.
-        epilogue: scaling, normalisation and conversion that follow, for tensors; on a GPU they cost no pass of their
-            own.
+        fill: value outside of the image, one number or one a channel, in the image's own range; masks get 0. Or a dict
+            from the type of an input, such as ``tv_tensors.Mask`` or ``PIL.Image.Image``, to its fill, where "others"
+            stands for all types that are not named, and 0 for that.
+        epilogue: scaling, normalisation and conversion of the images that follow, for tensors; on a GPU they cost no
+            pass of their own.
         generator: source of the draws, on any device; PyTorch's default generator if None. Pickling or deep-copying the
             transform copies it with its state.
 
     Raises:
-        TypeError: ``policy`` is no `Policy`, ``fill`` no number or sequence of numbers, ``epilogue`` no
-            `Epilogue`; when called, if a sample has no
-            image, or has bounding boxes, masks or key points, which it cannot transform yet, or an image is of a type
-            that `apply` refuses.
+        TypeError: ``policy`` is no `Policy`, ``fill`` no number or sequence of numbers or dict of these, ``epilogue``
+            no `Epilogue`; when called, if a sample has no image, or an image is of a type that `apply` refuses.
         ValueError: ``interpolation`` is another mode; when called, if the images of a sample cannot share their draws,
-            or `apply` raises it.
+            targets do not lie on them, the fill of masks is no value that they can have, or `apply` raises it.
 
     Source: the paper, section 3; Cubuk et al. 2019, AutoAugment.
 
@@ -80,16 +87,22 @@ class FasterAutoAugment(Transform):
         >>> image, label = transform(torch.zeros(8, 3, 32, 32, dtype=torch.uint8), 7)
         >>> image.shape, label
         (torch.Size([8, 3, 32, 32]), 7)
+
+        >>> mirror = FasterAutoAugment(Policy([[[{"operation": "flip", "weight": 1, "probability": 1}]]]))
+        >>> boxes = tv_tensors.BoundingBoxes([[2, 4, 10, 8]], format="XYXY", canvas_size=(32, 32))
+        >>> sample = mirror({"image": torch.zeros(3, 32, 32, dtype=torch.uint8), "boxes": boxes})
+        >>> sample["boxes"].tolist()
+        [[22, 4, 30, 8]]
     """
 
-    _transformed_types = (is_pure_tensor, tv_tensors.Image, tv_tensors.Video, Image.Image)
+    _transformed_types = (is_pure_tensor, tv_tensors.Image, tv_tensors.Video, Image.Image, *_targets.TARGETS)
 
     def __init__(
         self,
         policy: Policy,
         *,
         interpolation: InterpolationMode | str | int = InterpolationMode.NEAREST,
-        fill: float | Sequence[float] = 0,
+        fill: Fill | Mapping[type | str, Fill] = 0,
         epilogue: Epilogue | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -103,13 +116,15 @@ class FasterAutoAugment(Transform):
             raise TypeError(f"epilogue should be an Epilogue or None, but got {epilogue!r} instead")
         if not (generator is None or isinstance(generator, torch.Generator)):
             raise TypeError(f"generator should be a torch.Generator or None, but got {generator!r} instead")
-        fill_values(fill)  # raises
+        for value in fill.values() if isinstance(fill, Mapping) else (fill,):
+            fill_values(value)  # raises
         self.policy = policy
         self.interpolation = interpolation_mode(interpolation)
         self.fill = fill
         self.epilogue = epilogue
         self.generator = generator
         self._worker_seed: int | None = None  # seed of the DataLoader worker that `generator` was seeded for
+        self._handle = _compiled.register(self)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
@@ -144,42 +159,74 @@ class FasterAutoAugment(Transform):
             f"unknown policy {name_or_path!r}; known: {', '.join(known) or 'none'}; or give the path of a policy file"
         )
 
+    def forward(self, *inputs: Any) -> Any:
+        """Transform a sample, given as one value or as several."""
+        if torch.compiler.is_compiling() and any(_compiled.breaks_graph(value) for value in tree_flatten(inputs)[0]):
+            return self._forward_eagerly(*inputs)
+        return super().forward(*inputs)
+
+    @torch.compiler.disable(reason="the sample should have plain tensors that require no gradient")
+    def _forward_eagerly(self, *inputs: Any) -> Any:
+        return super().forward(*inputs)
+
     def check_inputs(self, flat_inputs: list[Any]) -> None:
-        """Raise TypeError if the sample has no image, or has what cannot be transformed along with it."""
-        for value in flat_inputs:
-            if isinstance(value, _REFUSED):
-                raise TypeError(
-                    f"{type(self).__name__} cannot transform {type(value).__name__} yet, and transforming only the "
-                    "image would leave the sample wrong"
-                )
+        """Raise TypeError if the sample has no image."""
         images = (tv_tensors.Image, tv_tensors.Video, Image.Image)
         if not any(isinstance(value, images) or is_pure_tensor(value) for value in flat_inputs):
             found = ", ".join(sorted({type(value).__name__ for value in flat_inputs})) or "nothing"
             raise TypeError(f"the sample should have an image (a PIL image or a tensor), but has only {found}")
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the plan that the images of one sample share."""
-        counts = sorted({_count(image) for image in flat_inputs})
+        """Draw the plan that the images and targets of one sample share."""
+        images = [value for value in flat_inputs if not isinstance(value, _targets.TARGETS)]
+        counts = sorted({_count(image) for image in images})
         if len([count for count in counts if count != 1]) > 1:
             raise ValueError(
                 "the images of one sample share their draws, so there should be as many in each batch, or one, "
                 f"but got batches of {', '.join(map(str, counts))} images"
             )
-        return {"plan": self.policy.sample(counts[-1], generator=self._seeded_generator())}
+        if len(images) < len(flat_inputs):
+            targets = [value for value in flat_inputs if isinstance(value, _targets.TARGETS)]
+            _targets.check(targets, images, counts[-1])
+        if torch.compiler.is_compiling():
+            return {"plan": _compiled.draw(self._handle, counts[-1], self.policy.stages)}
+        return {"plan": self._draw(counts[-1])}
+
+    def _draw(self, count: int) -> Plan:
+        return self.policy.sample(count, generator=self._seeded_generator())
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Apply the plan to one of the images."""
+        """Apply the plan to one of the images, or move one of the targets along."""
+        fill = self._fill_of(inpt)
+        if isinstance(inpt, _targets.TARGETS):
+            return _targets.transform(inpt, params["plan"], fill)
         plan = params["plan"][: _count(inpt)]
         if isinstance(inpt, tv_tensors.Video):
             plan = _plan_of_frames(plan, inpt.shape[-4])
-        result = apply(inpt, plan, interpolation=self.interpolation, fill=self.fill, epilogue=self.epilogue)
+        if torch.compiler.is_compiling():
+            result = _compiled.apply(inpt, plan, interpolation=self.interpolation.value, fill=fill_values(fill))
+            result = result if self.epilogue is None else self.epilogue(result)
+        else:
+            result = apply(inpt, plan, interpolation=self.interpolation, fill=fill, epilogue=self.epilogue)
         return tv_tensors.wrap(result, like=inpt) if isinstance(inpt, tv_tensors.TVTensor) else result
+
+    def _fill_of(self, inpt: Any) -> Fill:
+        """The fill of its type, as torchvision looks it up; but a mask takes none that is not meant for masks."""
+        if isinstance(self.fill, Mapping):
+            kind = Image.Image if isinstance(inpt, Image.Image) else type(inpt)
+            return self.fill.get(kind, self.fill.get("others", 0))
+        return 0 if isinstance(inpt, tv_tensors.Mask) else self.fill
 
     def extra_repr(self) -> str:
         """What the repr shows."""
         return (
             f"policy={self.policy.name!r}, sub_policies={len(self.policy)}, stages={self.policy.stages}, "
             f"interpolation={self.interpolation.value}, fill={self.fill}"
+        )
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise RuntimeError(
+            f"{type(self).__name__} cannot be scripted: what it draws decides what it runs; torch.compile takes it"
         )
 
     def _seeded_generator(self) -> torch.Generator | None:
@@ -207,13 +254,12 @@ class FasterAutoAugment(Transform):
             generator.set_state(torch.frombuffer(bytearray(data), dtype=torch.uint8))
             state = {**state, "generator": generator}
         super().__setstate__(state)
+        self._handle = _compiled.register(self)
 
 
 def _count(image: Tensor | Image.Image) -> int:
     """How many draws an image of the sample takes: one for each leading index."""
-    if isinstance(image, Image.Image):
-        return 1
-    return math.prod(image.shape[: -4 if isinstance(image, tv_tensors.Video) else -3])
+    return math.prod(_targets.leading(image))
 
 
 def _plan_of_frames(plan: Plan, frames: int) -> Plan:

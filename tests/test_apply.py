@@ -123,9 +123,11 @@ def test_uint8_batch_equals_pillow(
     assert not torch.equal(result, images)
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_uint8_batch_equals_one_by_one(photographs: Photographs, channels: int) -> None:
-    images, plan = crops(photographs, 60, channels, 17, 29), draw(60)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 13])
+def test_batch_equals_one_by_one(photographs: Photographs, channels: int, dtype: torch.dtype) -> None:
+    images = torch.cat([crops(photographs, 60, n, 17, 29) for n in (1, 2, 3, 4, 4)], 1)[:, -channels:]
+    images, plan = (images if dtype == torch.uint8 else (images.int() * 251).to(dtype)), draw(60)
     assert torch.equal(apply(images, plan), one_by_one(images, plan))
 
 
@@ -160,34 +162,66 @@ def test_pil_equals_tensor(
         assert torch.equal(pil_to_tensor(result), apply(image, plan[n], interpolation=interpolation, fill=9))
 
 
-def test_alpha_follows_geometry_only(photographs: Photographs) -> None:
+@pytest.mark.parametrize("colours", ["L", "RGB"])
+def test_alpha_follows_geometry_only(photographs: Photographs, colours: str) -> None:
     (image,) = crops(photographs, 1, 3, 26, 35)
-    opaque = to_pil_image(image)
+    opaque = to_pil_image(image).convert(colours)
+    alpha = to_pil_image(image).getchannel("G")
     image_with_alpha = opaque.copy()
-    alpha = opaque.getchannel("G")
     image_with_alpha.putalpha(alpha)
     for name, operation in OPERATIONS.items():
         parameter = float(operation.parameter(torch.tensor(0.8)))
         plan = plan_of([(name, parameter)])
         result = apply(image_with_alpha, plan)
-        assert result.mode == "RGBA"
-        assert result.convert("RGB").tobytes() == apply(opaque, plan).tobytes(), name
+        assert result.mode == colours + "A"
+        assert result.convert(colours).tobytes() == apply(opaque, plan).tobytes(), name
         moved = "interpolation" in operation.takes or name == "flip"
         assert result.getchannel("A").tobytes() == (apply(alpha, plan) if moved else alpha).tobytes(), name
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.uint16])
+@pytest.mark.parametrize("channels", [1, 3, 13])
 @pytest.mark.parametrize("name", NAMES)
-def test_float_is_within_a_level_of_uint8(photographs: Photographs, name: str, channels: int) -> None:
+def test_other_dtypes_are_within_a_level_of_uint8(
+    photographs: Photographs, name: str, channels: int, dtype: torch.dtype
+) -> None:
     operation = OPERATIONS[name]
     magnitude = torch.linspace(-1 if operation.signed else 0, 1, 24, dtype=torch.float64)
-    images = crops(photographs, 24, channels, 30, 43)
+    images = torch.cat([crops(photographs, 24, n, 30, 43) for n in (3, 3, 3, 4)], 1)[:, :channels]
+    white = 65535 if dtype == torch.uint16 else 1
     steps = [[(name, parameter, (n + 7) % 24)] for n, parameter in enumerate(operation.parameter(magnitude).tolist())]
     plan = plan_of(*steps)
     for interpolation in (NEAREST, BILINEAR) if "interpolation" in operation.takes else (NEAREST,):
         exact = apply(images, plan, interpolation=interpolation, fill=51)
-        smooth = apply(images / 255, plan, interpolation=interpolation, fill=0.2)
-        assert ((smooth * 255).round() - exact).abs().max() <= 1
+        result = apply((images.double() / 255 * white).to(dtype), plan, interpolation=interpolation, fill=0.2 * white)
+        assert result.dtype == dtype
+        apart = ((result.double() / white * 255).round() - exact).abs()
+        allowed = torch.ones_like(apart)
+        if dtype == torch.float16 and name == "auto_contrast":  # also stretches what the half precision has rounded
+            allowed += (255 / 8 / (images.amax((2, 3), True) - images.amin((2, 3), True)).clamp(min=1)).ceil()
+        assert (apart <= allowed).all()
+
+
+def test_uint16_is_float64_rounded(photographs: Photographs) -> None:
+    images, plan = (crops(photographs, 60, 3, 16, 21).int() * 257 - 100).clamp(0).to(torch.uint16), draw(60)
+    assert images.double().div(257).frac().count_nonzero() > images.numel() / 2
+    smooth = apply(images.double() / 65535, plan, interpolation=BILINEAR, fill=1 / 65535)
+    result = apply(images, plan, interpolation=BILINEAR, fill=1.9)
+    assert torch.equal(result, (smooth * 65535).round().to(torch.uint16))
+    assert torch.equal(apply(images, plan_of(*([(None,)] for _ in range(60)))), images)
+
+
+@pytest.mark.parametrize("interpolation", [NEAREST, BILINEAR], ids=["nearest", "bilinear"])
+def test_pillows_16_bit_images_are_uint16_tensors(photographs: Photographs, interpolation: InterpolationMode) -> None:
+    images, plan = (crops(photographs, 40, 1, 31, 22).int() * 251).to(torch.uint16), draw(40)
+    for n, image in enumerate(images):
+        result = apply(Image.fromarray(image[0].numpy()), plan[n], interpolation=interpolation, fill=50000)
+        assert (result.mode, result.size) == ("I;16", (22, 31))
+        expected = apply(image, plan[n], interpolation=interpolation, fill=50000)
+        assert np.array_equal(np.asarray(result), expected[0].numpy())
+    turned = Image.fromarray(images[0, 0].numpy()).rotate(20, fillcolor=50000)
+    result = apply(Image.fromarray(images[0, 0].numpy()), plan_of([("rotate", 20.0)]), fill=50000)
+    assert np.array_equal(np.asarray(result), np.asarray(turned))  # Pillow's own, where it has it
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -392,8 +426,8 @@ IDLE = plan_of([(None,)])
             IDLE,
             {},
             TypeError,
-            "the dtype of images should be one of torch.uint8, torch.float16, torch.bfloat16, torch.float32, "
-            "torch.float64, but got torch.int64 instead",
+            "the dtype of images should be one of torch.uint8, torch.uint16, torch.float16, torch.bfloat16, "
+            "torch.float32, torch.float64, but got torch.int64 instead",
         ),
         (IMAGE.numpy(), IDLE, {}, TypeError, "images should be a PIL image or a tensor, but got ndarray instead"),
         (
@@ -401,8 +435,8 @@ IDLE = plan_of([(None,)])
             IDLE,
             {},
             TypeError,
-            "image mode should be one of L, RGB, RGBA, but got P instead; convert it first, for example with "
-            'image.convert("RGB")',
+            "image mode should be one of L, LA, RGB, RGBA, I;16, but got P instead; convert it first, for example with "
+            'image.convert("RGB"), or wrap it as a tv_tensors.Mask if it is a mask',
         ),
         (IMAGE[0, 0], IDLE, {}, ValueError, "images should have the shape [..., C, H, W], but got [8, 8] instead"),
         (

@@ -468,13 +468,14 @@ def test_uint8_equals_pillow_on_anything(name: str, data: st.DataObject) -> None
 
 
 def _modes(photograph: Pixels) -> list[Image.Image]:
-    """L, RGB and RGBA images: a piece of a photograph, noise, and the shapes at which things go wrong."""
+    """L, LA, RGB and RGBA images: a piece of a photograph, noise, and the shapes at which things go wrong."""
     piece = np.ascontiguousarray(photograph[100:161, 200:283])
     alpha = np.random.default_rng(0).integers(0, 256, piece.shape[:2], dtype=np.uint8)
     images = [
         Image.fromarray(piece),
         Image.fromarray(piece).convert("L"),
         Image.fromarray(np.dstack([piece, alpha])),
+        Image.fromarray(np.dstack([piece, alpha])).convert("LA"),
     ]
     for (height, width), channels in itertools.product(SHAPES, (1, 3, 4)):
         images += [to_image(pictures(channels, height, width)[kind]) for kind in ("noise", "dark", "constant")]
@@ -482,13 +483,13 @@ def _modes(photograph: Pixels) -> list[Image.Image]:
 
 
 def _expected(name: str, image: Image.Image, parameter: float, **takes: Any) -> Image.Image:
-    """`reference`, and for RGBA: alpha follows geometry, and nothing else touches it."""
-    if image.mode != "RGBA" or name in (*GEOMETRY, "flip"):
+    """`reference`, and for LA and RGBA: alpha follows geometry, and nothing else touches it."""
+    if image.mode not in ("LA", "RGBA") or name in (*GEOMETRY, "flip"):
         return reference(name, image, parameter, **takes)
     if "partner" in takes:
-        takes["partner"] = takes["partner"].convert("RGB")
-    colours = reference(name, image.convert("RGB"), parameter, **takes)
-    return Image.merge("RGBA", (*colours.split(), image.getchannel("A")))
+        takes["partner"] = takes["partner"].convert(image.mode[:-1])
+    colours = reference(name, image.convert(image.mode[:-1]), parameter, **takes)
+    return Image.merge(image.mode, (*colours.split(), image.getchannel("A")))
 
 
 @each_form
@@ -526,27 +527,28 @@ def test_pillow_form_leaves_its_input_alone(name: str, interpolation: Interpolat
     assert partner.tobytes() == partner_before
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
-@pytest.mark.parametrize("other", ["L", "RGB", "RGBA"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+@pytest.mark.parametrize("other", ["L", "LA", "RGB", "RGBA"])
 def test_sample_pairing_takes_a_partner_of_another_mode(mode: str, other: str) -> None:
     image = to_image(pictures(4, 12, 13)["noise"]).convert(mode)
     partner = to_image(pictures(4, 12, 13)["skewed"]).convert(other)
     found = _pillow.sample_pairing(image, 0.3, partner=partner)
-    colours = "L" if mode == "L" else "RGB"
+    colours = mode.removesuffix("A")
     expected = Image.blend(image.convert(colours), partner.convert(colours), 0.3)
     assert found.mode == mode
     assert differing(np.asarray(found.convert(colours)), np.asarray(expected)) == 0
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
 def test_check_mode_accepts(mode: str) -> None:
     _pillow.check_mode(Image.new(mode, (2, 2)))
 
 
-@pytest.mark.parametrize("mode", ["P", "1", "LA", "PA", "I", "I;16", "CMYK", "YCbCr", "HSV", "F"])
+@pytest.mark.parametrize("mode", ["P", "1", "PA", "La", "RGBa", "I", "I;16B", "CMYK", "YCbCr", "HSV", "LAB", "F"])
 def test_check_mode_refuses_and_names_the_mode(mode: str) -> None:
     wording = (
-        f'image mode should be one of L, RGB, RGBA, but got {mode} instead; convert it first, .*convert\\("RGB"\\)'
+        f"image mode should be one of L, LA, RGB, RGBA, I;16, but got {mode} instead; "
+        r'convert it first, .*convert\("RGB"\), or wrap it as a tv_tensors.Mask if it is a mask'
     )
     with pytest.raises(TypeError, match=wording):
         _pillow.check_mode(Image.new(mode, (2, 2)))

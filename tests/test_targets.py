@@ -1,0 +1,503 @@
+"""Boxes, masks and key points: they lie where their image went, whatever else is in the sample."""
+
+import doctest
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as tv
+
+from fasteraa_transforms import OPERATIONS, FasterAutoAugment, Plan, Policy, apply
+
+NAMES = list(OPERATIONS)
+GEOMETRY = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate", "flip")
+STEPS = [
+    *((name, sign * magnitude) for name in GEOMETRY[:-1] for magnitude in (0.13, 0.6, 1.0) for sign in (1, -1)),
+    ("flip", 0.0),
+]
+SIZES = [(60, 80), (51, 37)]
+
+
+def policy_of(*stages: str, probability: float = 1.0, magnitude: float = 0.7) -> Policy:
+    def candidate(name: str) -> dict[str, Any]:
+        fields: dict[str, Any] = {"operation": name, "weight": 1, "probability": probability}
+        return fields | ({"magnitude": magnitude} if OPERATIONS[name].has_magnitude else {})
+
+    return Policy([[[candidate(name)] for name in stages]], name="-".join(stages))
+
+
+def plan_of(*rows: list[tuple[str, float]]) -> Plan:
+    """By hand: for each image its operations with their signed magnitudes."""
+    return Plan(
+        operation=torch.tensor([[NAMES.index(name) for name, _ in row] for row in rows]),
+        parameter=torch.stack(
+            [torch.stack([OPERATIONS[name].parameter(torch.tensor(m)) for name, m in r]) for r in rows]
+        ),
+        applied=torch.ones(len(rows), len(rows[0]), dtype=torch.bool),
+        centre=torch.full((len(rows), len(rows[0]), 2), 0.5, dtype=torch.float64),
+        partner=torch.zeros(len(rows), len(rows[0]), dtype=torch.int64),
+        sub_policy=torch.zeros(len(rows), dtype=torch.int64),
+    )
+
+
+def run(sample: Any, plan: Plan, **options: Any) -> Any:
+    """The transform with its draw replaced by ``plan``."""
+    transform = FasterAutoAugment(policy_of("flip"), **options)
+    transform._draw = lambda count: plan  # type: ignore[method-assign]
+    return transform(sample)
+
+
+def boxes_of(data: Any, fmt: str, size: tuple[int, int], **options: Any) -> tv_tensors.BoundingBoxes:
+    return tv_tensors.BoundingBoxes(data, format=fmt, canvas_size=size, **options)
+
+
+def converted(boxes: Tensor, old: str, new: str) -> Tensor:
+    old_format, new_format = tv_tensors.BoundingBoxFormat[old], tv_tensors.BoundingBoxFormat[new]
+    return tv.convert_bounding_box_format(boxes, old_format=old_format, new_format=new_format)
+
+
+def distance_inside(corners: Tensor, size: tuple[int, int]) -> Tensor:
+    """Signed distance [H, W] of the centre of each pixel from the border of a rectangle [4, 2], positive inside."""
+    y, x = torch.meshgrid(torch.arange(size[0]) + 0.5, torch.arange(size[1]) + 0.5, indexing="ij")
+    centre, distances = corners.mean(0), []
+    for start, end in zip(corners, corners.roll(-1, 0), strict=True):
+        along = end - start
+        normal = torch.stack([-along[1], along[0]]) / along.norm()
+        normal = normal * torch.sign(((centre - start) * normal).sum())
+        distances.append((x - start[0]) * normal[0] + (y - start[1]) * normal[1])
+    return torch.stack(distances).amin(0)
+
+
+# --- boxes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("fmt", ["XYXY", "XYWH", "CXCYWH"])
+@pytest.mark.parametrize(("name", "magnitude"), STEPS)
+def test_boxes_enclose_what_they_enclosed(name: str, magnitude: float, fmt: str, size: tuple[int, int]) -> None:
+    height, width = size
+    middle = [width // 2, height // 2, width // 2 + 2, height // 2 + 3]
+    given = torch.tensor([middle, [5, 7, 30, 16], [1, 1, width - 1, height - 2], [0, height - 9, 8, height]])
+    plan = plan_of([(name, magnitude)])
+    boxes = boxes_of(converted(given.double(), "XYXY", fmt), fmt, size)
+    # Drawn one by one, so that an enclosing box can be read off the pixels.
+    drawn = torch.zeros(len(given), 1, height, width, dtype=torch.uint8)
+    for image, (left, top, right, bottom) in zip(drawn, given.tolist(), strict=True):
+        image[:, top:bottom, left:right] = 255
+    result = run((drawn[0], boxes), plan)[1]
+    inside = 0
+    for image, box in zip(drawn, converted(result.as_subclass(Tensor), fmt, "XYXY"), strict=True):
+        assert (box >= 0).all()
+        assert (box[2:] <= torch.tensor([width, height])).all()
+        _, rows, columns = apply(image, plan).nonzero().T
+        if len(rows) == 0:
+            assert (box[2:] - box[:2]).amin() <= 0.5  # it has left the image, up to what is too narrow for a pixel
+            continue
+        pixels = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).double()
+        cut = (box == 0) | (box == torch.tensor([width, height, width, height]))
+        inside += not cut.any()
+        if name == "flip" or name.startswith("translate"):
+            torch.testing.assert_close(box, pixels, rtol=0, atol=1e-9)
+        elif not cut.any():
+            torch.testing.assert_close(box, pixels, rtol=0, atol=1.5)  # a slanted corner may hold no pixel's centre
+        else:
+            # As in torchvision the whole of what moved is enclosed first and cut off then, which leaves some air.
+            assert (box[:2] <= pixels[:2] + 0.5).all()
+            assert (box[2:] >= pixels[2:] - 0.5).all()
+    assert inside
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("fmt", ["XYWHR", "CXCYWHR", "XYXYXYXY"])
+@pytest.mark.parametrize(("name", "magnitude"), [step for step in STEPS if not step[0].startswith("shear")])
+def test_rotated_boxes_cover_what_they_covered(name: str, magnitude: float, fmt: str, size: tuple[int, int]) -> None:
+    height, width = size
+    plan = plan_of([(name, magnitude)])
+    for angle in (0.0, 17.0, -40.0, 100.0, 179.0):
+        given = torch.tensor([[width / 2, height / 2, 18.0, 9.0, angle]], dtype=torch.float64)
+        corners = converted(given, "CXCYWHR", "XYXYXYXY").reshape(4, 2)
+        image = (distance_inside(corners, size) > 0).to(torch.uint8)[None] * 255
+        # Unclamped: torchvision's clamping of rotated boxes is tested by itself.
+        boxes = boxes_of(converted(given, "CXCYWHR", fmt), fmt, size, clamping_mode=None)
+        result = run((image, boxes), plan)[1].as_subclass(Tensor)
+        distance = distance_inside(converted(result, fmt, "XYXYXYXY").reshape(4, 2), size)
+        pixels = apply(image, plan)[0] > 0
+        clear = distance.abs() > 1.0
+        assert clear.float().mean() > 0.9
+        assert pixels.any()
+        assert torch.equal(pixels[clear], distance[clear] > 0)
+
+
+@pytest.mark.parametrize("clamping_mode", [None, "soft", "hard"])
+@pytest.mark.parametrize("fmt", ["XYXY", "XYWH", "CXCYWH", "XYWHR", "CXCYWHR", "XYXYXYXY"])
+def test_boxes_as_torchvisions_own_operations_one_after_another(fmt: str, clamping_mode: str | None) -> None:
+    size, rotated = (60, 80), fmt.endswith("R") or len(fmt) == 8
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.rand(30, 2, generator=generator, dtype=torch.float64) * torch.tensor([80, 60])
+    sides = 5 + 30 * torch.rand(30, 2, generator=generator, dtype=torch.float64)
+    angles = 5 + 70 * torch.rand(30, 1, generator=generator, dtype=torch.float64)
+    given = torch.cat([centres, sides, angles], 1) if rotated else torch.cat([centres, sides], 1)
+    data = converted(given, "CXCYWHR" if rotated else "CXCYWH", fmt)
+    boxes = boxes_of(data, fmt, size, clamping_mode=clamping_mode)
+
+    def torchvisions(boxes: Any, name: str, magnitude: float) -> Any:
+        value = float(OPERATIONS[name].parameter(torch.tensor(magnitude)))
+        identity: dict[str, Any] = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}
+        degrees = math.degrees(math.atan(value))
+        if name == "flip":
+            return tv.horizontal_flip(boxes)
+        if name == "rotate":
+            return tv.rotate(boxes, angle=value)
+        changed = {
+            "shear_x": {"shear": [degrees, 0.0], "center": [0, 0]},
+            "shear_y": {"shear": [0.0, degrees], "center": [0, 0]},
+            "translate_x": {"translate": [-int(value * size[1]), 0]},
+            "translate_y": {"translate": [0, -int(value * size[0])]},
+        }
+        return tv.affine(boxes, **(identity | changed[name]))
+
+    before = boxes.clone()
+    for steps in ([step, STEPS[n - 5]] for n, step in enumerate(STEPS)):
+        result = run((torch.zeros(3, *size), boxes), plan_of(steps))[1]
+        expected = torchvisions(torchvisions(boxes, *steps[0]), *steps[1])
+        torch.testing.assert_close(result.as_subclass(Tensor), expected.as_subclass(Tensor), equal_nan=True)
+        assert (result.format, result.canvas_size, result.clamping_mode) == (boxes.format, size, clamping_mode)
+    assert torch.equal(boxes, before)
+
+
+def test_whole_numbers_are_rounded() -> None:
+    size = (60, 80)
+
+    def result(dtype: torch.dtype) -> tuple[Any, Any]:
+        boxes = boxes_of([[12, 20, 25, 33], [40, 7, 30, 16]], "XYWH", size, dtype=dtype)
+        points = tv_tensors.KeyPoints([[3, 50], [33, 7]], canvas_size=size, dtype=dtype)
+        _, boxes, points = run((torch.zeros(1, *size), boxes, points), plan_of([("rotate", 0.5)]))
+        assert boxes.dtype == points.dtype == dtype
+        return boxes, points
+
+    exact = result(torch.float64)
+    assert any(not torch.equal(value, value.round()) for value in exact)
+    for dtype in (torch.int64, torch.int32, torch.int16):
+        for whole, value in zip(result(dtype), exact, strict=True):
+            assert whole.tolist() == value.round().tolist()
+
+
+def test_boxes_that_leave_are_sanitized_away() -> None:
+    size = (40, 100)
+    boxes = boxes_of([[0, 5, 20, 15], [60, 5, 80, 15], [30, 5, 50, 15]], "XYXY", size)
+    image = tv_tensors.Image(torch.zeros(3, *size, dtype=torch.uint8))
+    sample = {"image": image, "boxes": boxes, "labels": torch.tensor([1, 2, 3])}
+    result = v2.SanitizeBoundingBoxes()(run(sample, plan_of([("translate_x", 1.0)])))  # 45 pixels to the left
+    assert result["boxes"].tolist() == [[15, 5, 35, 15], [0, 5, 5, 15]]
+    assert result["labels"].tolist() == [2, 3]
+
+
+# --- key points -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("name", "magnitude"), STEPS)
+def test_key_points_go_where_a_dot_goes(name: str, magnitude: float, size: tuple[int, int]) -> None:
+    plan = plan_of([(name, magnitude)])
+    height, width = size
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    seen = 0
+    for x, y in [(x, y) for x in range(7, width - 7, 7) for y in range(7, height - 7, 9)]:
+        disc = ((columns - x) ** 2 + (rows - y) ** 2 <= 25).double()[None]
+        points = tv_tensors.KeyPoints([[float(x), float(y)]], canvas_size=size)
+        # Bilinear, since nearest may move a small thing by half a pixel.
+        result, point = run((disc, points), plan, interpolation="bilinear")
+        new_x, new_y = point[0].tolist()
+        if 8 <= new_x < width - 8 and 8 <= new_y < height - 8:  # else the disc is cut off
+            seen += 1
+            assert abs((result[0] * columns).sum() / result.sum() - new_x) < 0.02
+            assert abs((result[0] * rows).sum() / result.sum() - new_y) < 0.02
+    assert seen
+
+
+def test_key_points_leave_the_image_and_go_back() -> None:
+    points = tv_tensors.KeyPoints([[[3.0, 4.0], [0.0, 0.0]], [[79.0, 59.0], [40.0, 1.5]]], canvas_size=(60, 80))
+    image = torch.zeros(1, 60, 80)
+    for name, magnitude in STEPS[:-1]:
+        _, away = run((image, points), plan_of([(name, magnitude)]))
+        assert not torch.equal(away, points)
+        _, back = run((image, points), plan_of([(name, magnitude), (name, -magnitude)]))
+        torch.testing.assert_close(back, points)
+        assert (type(back), back.canvas_size) == (tv_tensors.KeyPoints, (60, 80))
+    _, out = run((image, points), plan_of([("translate_x", 1.0)]))
+    assert out[0, 0].tolist() == [-33, 4]  # v2.SanitizeKeyPoints and v2.ClampKeyPoints are for that
+
+
+# --- masks ------------------------------------------------------------------------------------------------------------
+
+DTYPES = [
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.uint16, torch.uint32, torch.uint64, torch.float16, torch.bfloat16, torch.float32, torch.float64),
+]
+
+
+def by_pillow(mask: Tensor, plan: Plan, row: int = 0, fill: int = 0) -> Tensor:
+    image = Image.fromarray(mask.numpy())
+    for stage in range(plan.stages):
+        operation = OPERATIONS[NAMES[int(plan.operation[row, stage])]]
+        if operation.name in GEOMETRY and plan.applied[row, stage]:
+            takes = {"interpolation": InterpolationMode.NEAREST, "fill": fill}
+            keywords = {key: takes[key] for key in operation.takes}
+            image = operation.pillow(image, float(plan.parameter[row, stage]), **keywords)
+    return torch.from_numpy(np.array(image))
+
+
+EVERYTHING = Policy(
+    [[*policy_of(name).sub_policies[0], *policy_of(NAMES[n - 4]).sub_policies[0]] for n, name in enumerate(NAMES)]
+)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_masks_are_pillows_nearest(dtype: torch.dtype) -> None:
+    levels = torch.randint(0, 2 if dtype == torch.bool else 120, (23, 31), dtype=torch.uint8)
+    changed = 0
+    for seed in range(30):
+        plan = EVERYTHING.sample(1, torch.Generator().manual_seed(seed))
+        mask = tv_tensors.Mask(levels.to(dtype))
+        # The interpolation and the fill are those of images.
+        image, result = run((torch.zeros(3, 23, 31, dtype=torch.uint8), mask), plan, interpolation="bilinear", fill=9)
+        assert (type(result), result.dtype, result.shape) == (tv_tensors.Mask, dtype, (23, 31))
+        assert torch.equal(result.as_subclass(Tensor), by_pillow(levels, plan).to(dtype))
+        assert torch.equal(mask.as_subclass(Tensor), levels.to(dtype))
+        assert result.data_ptr() != mask.data_ptr()
+        changed += not torch.equal(result.long(), levels.long())
+    assert 10 < changed < 28
+
+
+def test_mask_values_are_moved_bit_by_bit() -> None:
+    plan, image = plan_of([("translate_x", 1.0), ("flip", 0.0)]), torch.zeros(1, 2, 4)
+    for highest in (torch.tensor(2**63 - 1), torch.tensor(2**64 - 1, dtype=torch.uint64), torch.tensor(math.nan)):
+        mask = tv_tensors.Mask(highest.repeat(2, 4))
+        _, result = run((image, mask), plan, fill={tv_tensors.Mask: 3})
+        assert result[0, 0] == 3 if result.dtype != torch.uint64 else result[0, 0].item() == 3
+        assert str(result[0, 3]) == str(mask[0, 0])
+
+
+@pytest.mark.parametrize("leading", [(), (5,), (1,), (0,), (2, 3)])
+def test_masks_of_any_shape(leading: tuple[int, ...]) -> None:
+    plan = plan_of([("rotate", 0.8), ("shear_x", -1.0)])
+    masks = torch.randint(0, 9, (*leading, 20, 24))
+    _, result = run((torch.zeros(3, 20, 24), tv_tensors.Mask(masks)), plan)
+    assert result.shape == masks.shape
+    for mask, moved_mask in zip(masks.reshape(-1, 20, 24), result.reshape(-1, 20, 24), strict=True):
+        assert torch.equal(moved_mask, by_pillow(mask.to(torch.uint8), plan).long())
+
+
+def test_gradients_flow_to_soft_masks_and_key_points() -> None:
+    size = (20, 24)
+    mask, data = torch.rand(size, requires_grad=True), torch.tensor([[4.0, 5.0]], requires_grad=True)
+    sample = (torch.zeros(3, *size), tv_tensors.Mask(mask), tv_tensors.KeyPoints(data, canvas_size=size))
+    _, moved_mask, points = run(sample, plan_of([("rotate", 0.2), ("flip", 0.0)]))
+    (gradient,) = torch.autograd.grad(moved_mask.sum(), mask)
+    assert set(gradient.unique().tolist()) <= {0.0, 1.0, 2.0}
+    assert gradient.sum() > 300
+    assert torch.autograd.grad(points.sum(), data)[0].abs().sum() > 0
+
+
+def test_the_example_of_the_documentation() -> None:
+    path = Path(__file__).parents[1] / "docs" / "targets.md"
+    failed, attempted = doctest.testfile(str(path), module_relative=False)
+    assert failed == 0
+    assert attempted > 5
+
+
+# --- whole samples ----------------------------------------------------------------------------------------------------
+
+
+def targets(size: tuple[int, int]) -> list[Any]:
+    return [
+        boxes_of([[3, 4, 10, 12]], "XYXY", size),
+        boxes_of([[8.0, 9.0, 6.0, 4.0, 30.0]], "CXCYWHR", size),
+        tv_tensors.Mask(torch.randint(0, 5, size)),
+        tv_tensors.KeyPoints([[3, 4], [10, 12]], canvas_size=size),
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(GEOMETRY)))
+def test_all_but_geometry_leaves_targets_alone(name: str) -> None:
+    size = (20, 24)
+    plan = plan_of([(name, 1.0)] * 2)
+    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
+    given = targets(size)
+    _, *results = run((image, *given), plan)
+    for before, after in zip(given, results, strict=True):
+        assert type(after) is type(before)
+        assert after is not before
+        assert torch.equal(after, before)
+    # And what an image skips, its targets skip.
+    skipped = plan_of([("rotate", 1.0)] * 2)
+    _, *results = run((image, *given), replace(skipped, applied=torch.zeros_like(skipped.applied)))
+    assert all(torch.equal(before, after) for before, after in zip(given, results, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["tensor", "float", "image", "pil", "video", "batch of one"])
+def test_targets_follow_every_kind_of_image(kind: str) -> None:
+    size = (20, 24)
+    plan = plan_of([("rotate", 0.9), ("translate_y", -0.5)])
+    pixels = torch.zeros(1, *size, dtype=torch.uint8)
+    pixels[:, 6:12, 5:15] = 1
+    image = {
+        "tensor": pixels,
+        "float": pixels / 1.0,
+        "image": tv_tensors.Image(pixels),
+        "pil": Image.fromarray(pixels[0].numpy()),
+        "video": tv_tensors.Video(pixels.repeat(4, 1, 1, 1)),
+        "batch of one": pixels[None],
+    }[kind]
+    sample = {"deep": [tv_tensors.Mask(pixels[0]), {"boxes": boxes_of([[5, 6, 15, 12]], "XYXY", size)}], "image": image}
+    result = run(sample, plan)
+    mask, boxes = result["deep"][0], result["deep"][1]["boxes"]
+    seen = np.asarray(result["image"]) if kind == "pil" else result["image"].numpy()
+    assert (seen.reshape(-1, *size) == mask.numpy()).all()
+    ((left, top, right, bottom),) = boxes.tolist()
+    rows, columns = mask.nonzero().T
+    assert abs(rows.min() - top) <= 1
+    assert abs(rows.max() + 1 - bottom) <= 1
+    assert abs(columns.min() - left) <= 1
+    assert abs(columns.max() + 1 - right) <= 1
+
+
+class Instances(tv_tensors.Mask):
+    """A mask of somebody else's."""
+
+
+def test_types_and_devices_are_kept() -> None:
+    mask = torch.zeros(3, 20, 24).as_subclass(Instances)
+    _, result = run((torch.zeros(3, 20, 24), mask), plan_of([("rotate", 0.9)]))
+    assert type(result) is Instances
+
+
+def test_each_of_two_sizes_has_its_own_targets() -> None:
+    plan = plan_of([("translate_x", 0.7)])
+    sample = [tv_tensors.Image(torch.zeros(3, *size)) for size in SIZES]
+    sample += [tv_tensors.KeyPoints([[30.0, 10.0]], canvas_size=size) for size in SIZES]
+    result = run(sample, plan)
+    assert [points.tolist() for points in result[2:]] == [[[30.0 - int(0.315 * w), 10.0]] for _, w in SIZES]
+
+
+@pytest.mark.parametrize("leading", [(6,), (2, 3), (0,)])
+def test_targets_of_a_batch_follow_each_its_image(leading: tuple[int, ...]) -> None:
+    count, size = math.prod(leading), (20, 24)
+    plan = EVERYTHING.sample(count, torch.Generator().manual_seed(1))
+    images = torch.randint(0, 256, (*leading, 3, *size), dtype=torch.uint8)
+    masks, instances = torch.randint(0, 9, (*leading, *size)), torch.randint(0, 2, (*leading, 4, *size)) > 0
+    points = torch.rand(*leading, 7, 2) * 20
+    sample = (
+        images,
+        tv_tensors.Mask(masks),
+        tv_tensors.Mask(instances),
+        tv_tensors.KeyPoints(points, canvas_size=size),
+        tv_tensors.KeyPoints(points[..., 0, :], canvas_size=size),
+    )
+    _, *results = run(sample, plan)
+    assert [result.shape for result in results] == [value.shape for value in sample[1:]]
+    moved_masks, moved_instances, moved_points, moved_first = (
+        result.as_subclass(Tensor).flatten(0, len(leading) - 1) for result in results
+    )
+    for n in range(count):
+        one = (
+            torch.zeros(1, *size),
+            tv_tensors.Mask(masks.reshape(-1, *size)[n]),
+            tv_tensors.Mask(instances.reshape(-1, 4, *size)[n]),
+            tv_tensors.KeyPoints(points.reshape(-1, 7, 2)[n], canvas_size=size),
+        )
+        _, mask, parts, alone = run(one, plan[n])
+        assert torch.equal(moved_masks[n], mask)
+        assert torch.equal(moved_instances[n], parts)
+        assert torch.equal(moved_points[n], alone)
+        assert torch.equal(moved_first[n], alone[0])
+
+
+def test_masks_of_videos() -> None:
+    plan = plan_of([("rotate", 0.9)], [("flip", 0.0)])
+    videos = torch.randint(0, 2, (2, 5, 1, 20, 24), dtype=torch.uint8)
+    sample = (tv_tensors.Video(videos), tv_tensors.Mask(videos[:, :, 0]))
+    video, mask = run(sample, plan)
+    assert torch.equal(video[:, :, 0], mask)
+    assert not torch.equal(mask, videos[:, :, 0])
+
+
+# --- fill -------------------------------------------------------------------------------------------------------------
+
+
+def test_fill_by_type() -> None:
+    plan = plan_of([("translate_x", 1.0)])
+    white = torch.full((3, 10, 20), 255, dtype=torch.uint8)
+
+    def corners(fill: Any) -> list[list[int]]:
+        sample = [tv_tensors.Image(white), Image.new("RGB", (20, 10)), tv_tensors.Mask(white[0])]
+        sample.append(tv_tensors.Video(white[None]))
+        image, pil, mask, video = run(sample, plan, fill=fill)
+        return [
+            image[:, 0, 19].tolist(),
+            list(pil.getpixel((19, 0))),
+            [mask[0, 19].item()],
+            video[0, :, 0, 19].tolist(),
+        ]
+
+    assert corners(7) == [[7] * 3, [7] * 3, [0], [7] * 3]
+    assert corners((1, 2, 3)) == [[1, 2, 3], [1, 2, 3], [0], [1, 2, 3]]
+    assert corners({tv_tensors.Mask: 250, "others": (1, 2, 3)}) == [[1, 2, 3], [1, 2, 3], [250], [1, 2, 3]]
+    assert corners({tv_tensors.Image: 5, Image.Image: 6}) == [[5] * 3, [6] * 3, [0], [0] * 3]
+    assert corners({"others": 4}) == [[4] * 3, [4] * 3, [4], [4] * 3]
+    assert run(white, plan, fill={torch.Tensor: 8})[0, 0, 19] == 8
+
+
+@pytest.mark.parametrize("fill", [256, -1, 0.5, (1, 2)])
+def test_fills_that_a_mask_cannot_have(fill: Any) -> None:
+    sample = (torch.zeros(3, 10, 20), tv_tensors.Mask(torch.zeros(10, 20, dtype=torch.uint8)))
+    with pytest.raises(ValueError, match="fill of masks") as caught:
+        run(sample, plan_of([("flip", 0.0)]), fill={tv_tensors.Mask: fill})
+    assert str(caught.value) == (f"fill of masks should be one number, a value of torch.uint8, but got {fill} instead")
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", targets((20, 24)), ids=lambda target: type(target).__name__)
+def test_targets_need_an_image_of_their_size(target: Any) -> None:
+    transform = FasterAutoAugment(policy_of("rotate"))
+    with pytest.raises(TypeError, match="should have an image") as missing:
+        transform({"target": target})
+    name = type(target).__name__
+    assert str(missing.value) == (f"the sample should have an image (a PIL image or a tensor), but has only {name}")
+    with pytest.raises(ValueError, match="height and width") as caught:
+        transform([tv_tensors.Image(torch.zeros(3, 24, 20)), Image.new("L", (8, 9)), target])
+    assert str(caught.value) == (
+        f"{name} should have the height and width of an image of the sample, (9, 8) or (24, 20), "
+        "but got (20, 24) instead"
+    )
+
+
+def test_targets_that_could_belong_to_any_image_of_a_batch() -> None:
+    transform, images = FasterAutoAugment(policy_of("rotate")), torch.zeros(5, 3, 20, 24)
+    with pytest.raises(ValueError, match="BoundingBoxes") as caught:
+        transform(images, targets((20, 24))[0])
+    assert str(caught.value) == (
+        "BoundingBoxes do not say which image of a batch they belong to, so the sample should have one image, but got "
+        "a batch of 5 instead; transform the images before they become a batch"
+    )
+    for target in (
+        tv_tensors.Mask(torch.zeros(20, 24)),
+        tv_tensors.Mask(torch.zeros(1, 5, 20, 24)),
+        tv_tensors.KeyPoints(torch.zeros(4, 2), canvas_size=(20, 24)),
+    ):
+        with pytest.raises(ValueError, match="leading") as caught:
+            transform(images, target)
+        assert str(caught.value) == (
+            f"{type(target).__name__} of a batch of 5 images should have its leading dimensions, but got the shape "
+            f"{list(target.shape)} instead"
+        )
