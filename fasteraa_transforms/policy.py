@@ -69,13 +69,15 @@ class Candidate(BaseModel):
         weight: positive; within the stages of a `Policy` the weights sum to 1.
         probability: in [0, 1]; how often the operation is applied once it is chosen.
         magnitude: in [0, 1]; None if and only if the operation has none.
+        sign: the side that a signed operation goes to, 1 or -1; None draws it with equal chance for each image, and is
+            what all others have.
 
     Raises:
         pydantic.ValidationError: a value is refused. (A `Policy` refuses the same values with `PolicyError`.)
 
     Example:
         >>> Candidate(operation="rotate", weight=1, probability=0.6, magnitude=0.4)
-        Candidate(operation='rotate', weight=1.0, probability=0.6, magnitude=0.4)
+        Candidate(operation='rotate', weight=1.0, probability=0.6, magnitude=0.4, sign=None)
     """
 
     model_config = ConfigDict(
@@ -89,6 +91,12 @@ class Candidate(BaseModel):
             "if": {"properties": {"operation": {"enum": [o.name for o in OPERATIONS.values() if o.has_magnitude]}}},
             "then": {"properties": {"magnitude": {"type": "number"}}, "required": ["magnitude"]},
             "else": {"properties": {"magnitude": {"type": "null"}}},
+            "allOf": [
+                {
+                    "if": {"properties": {"operation": {"enum": [o.name for o in OPERATIONS.values() if o.signed]}}},
+                    "else": {"properties": {"sign": {"type": "null"}}},
+                }
+            ],
         },
     )
 
@@ -98,6 +106,10 @@ class Candidate(BaseModel):
     magnitude: Annotated[
         Annotated[float, Field(ge=0, le=1)] | None,
         Field(validate_default=True, description="0 is the weakest, 1 the severest; null if the operation has none"),
+    ] = None
+    sign: Annotated[
+        Annotated[int, Field(json_schema_extra={"enum": [-1, 1]})] | None,  # a Literal would take True for 1
+        Field(description="Side of a signed operation; null draws it for each image, and is required of the others"),
     ] = None
 
     @field_validator("magnitude")
@@ -109,6 +121,16 @@ class Candidate(BaseModel):
         if magnitude is None:
             raise _refusal(found="nothing", expected=f"a number in [0, 1], the magnitude of {name}")
         raise _refusal(found=_shown(magnitude), expected=f"null or nothing, as {name} has no magnitude")
+
+    @field_validator("sign")
+    @classmethod
+    def _of_a_signed_operation(cls, sign: int | None, info: ValidationInfo) -> int | None:
+        name = info.data.get("operation")
+        if sign not in (1, -1, None):
+            raise _refusal(found=_shown(sign), expected="1, -1 or null")
+        if sign is not None and name is not None and not OPERATIONS[name].signed:
+            raise _refusal(found=str(sign), expected=f"null or nothing, as {name} has no sign")
+        return sign
 
 
 def _refusal(found: str, expected: str, within: tuple[int | str, ...] = ()) -> PydanticCustomError:
@@ -199,6 +221,7 @@ _EXPECTED = {
     "$.sub_policies[][][].weight": "a positive number",
     "$.sub_policies[][][].probability": "a number in [0, 1]",
     "$.sub_policies[][][].magnitude": "a number in [0, 1]",
+    "$.sub_policies[][][].sign": "1, -1 or null",
     "$.provenance": "a JSON object",
 }
 
@@ -260,10 +283,10 @@ class _Tables:
     cumulative: Tensor  # float64 [L, K, N], upper ends of the candidates' shares of [0, 1); inf from the last one on
     operation: Tensor  # int64 [L, K, N]
     probability: Tensor  # float64 [L, K, N]
-    magnitude: Tensor  # float64 [L, K, N], 0 where there is none
+    magnitude: Tensor  # float64 [L, K, N], 0 where there is none, negative where the sign is fixed to -1
+    drawn_sign: Tensor  # bool [L, K, N], whether each image draws the sign
     weakest: Tensor  # float64 [operations]
     span: Tensor  # float64 [operations], severest - weakest
-    signed: Tensor  # bool [operations]
     whole: Tensor  # bool [operations]
 
 
@@ -359,7 +382,8 @@ class Policy:
             for k, stage in enumerate(sub_policy):
                 for rank, candidate in enumerate(sorted(stage, key=lambda candidate: -candidate.weight)):
                     place = f"{index if k == rank == 0 else '':>10}  {k if rank == 0 else '':>5}"
-                    magnitude = "-" if candidate.magnitude is None else f"{candidate.magnitude:.3f}"
+                    sign = {1: "+", -1: "-", None: ""}[candidate.sign]
+                    magnitude = "-" if candidate.magnitude is None else f"{sign}{candidate.magnitude:.3f}"
                     shares = f"{candidate.weight:.4f}  {candidate.probability:>11.3f}  {magnitude:>9}"
                     lines.append(f"{place}  {candidate.operation:14}  {shares}")
         return "\n".join(lines)
@@ -504,8 +528,9 @@ class Policy:
         """Draw the plan of a batch.
 
         Each image draws a sub-policy (uniform) and in each stage a candidate (by weight), whether it is applied (by its
-        probability), the sign (+ or - with equal chance, if the operation is signed), the centre of cutout (uniform)
-        and the partner of sample_pairing (uniform over the other images of the batch; an image alone is its own).
+        probability), the sign (+ or - with equal chance, if the operation is signed and the candidate does not fix it),
+        the centre of cutout (uniform) and the partner of sample_pairing (uniform over the other images of the batch; an
+        image alone is its own).
 
         One call of `torch.rand` draws it all, [batch_size, 1 + 6 K]. So on the CPU the same seed gives image i the same
         plan in a batch of any size, except for ``partner``.
@@ -540,7 +565,7 @@ class Policy:
         candidate = (choice[..., None] >= tables.cumulative[row, stage]).sum(-1)  # [B, K]
         operation = tables.operation[row, stage, candidate]
         magnitude = tables.magnitude[row, stage, candidate]
-        magnitude = torch.where(tables.signed[operation] & (sign < 0.5), -magnitude, magnitude)
+        magnitude = torch.where(tables.drawn_sign[row, stage, candidate] & (sign < 0.5), -magnitude, magnitude)
         parameter = tables.weakest[operation] + tables.span[operation] * magnitude
         image = torch.arange(batch_size, device=device)[:, None]  # [B, 1]
         return Plan(
@@ -567,6 +592,7 @@ class Policy:
         cumulative = torch.full(shape, math.inf, dtype=torch.float64)
         operation = torch.zeros(shape, dtype=torch.int64)
         probability, magnitude = torch.zeros(2, *shape, dtype=torch.float64)
+        drawn_sign = torch.zeros(shape, dtype=torch.bool)
         for i, sub_policy in enumerate(self._sub_policies):
             for k, stage in enumerate(sub_policy):
                 n = len(stage)
@@ -577,15 +603,18 @@ class Policy:
                 probability[i, k, :n] = torch.tensor(
                     [candidate.probability for candidate in stage], dtype=torch.float64
                 )
-                magnitude[i, k, :n] = torch.tensor([c.magnitude or 0.0 for c in stage], dtype=torch.float64)
+                magnitude[i, k, :n] = torch.tensor(
+                    [(c.magnitude or 0.0) * (c.sign or 1) for c in stage], dtype=torch.float64
+                )
+                drawn_sign[i, k, :n] = torch.tensor([OPERATIONS[c.operation].signed and c.sign is None for c in stage])
         return _Tables(
             cumulative=cumulative,
             operation=operation,
             probability=probability,
             magnitude=magnitude,
+            drawn_sign=drawn_sign,
             weakest=torch.tensor([o.weakest for o in operations], dtype=torch.float64),
             span=torch.tensor([o.severest - o.weakest for o in operations], dtype=torch.float64),
-            signed=torch.tensor([o.signed for o in operations]),
             whole=torch.tensor([o.whole for o in operations]),
         )
 
