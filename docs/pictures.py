@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms.v2 import functional as tv
 
 from fasteraa_transforms import Policy
-from fasteraa_transforms.search.pictures import contact_sheet
+from fasteraa_transforms._contact_sheet import contact_sheet
 
 SIDE = 192
 

@@ -1,8 +1,8 @@
 """Policies of others: torchvision's AutoAugment, Fast AutoAugment's archives and AutoAlbument's JSON as a `Policy`.
 
 What means the same is converted; what does not is refused with `PolicyError`, which names it and says why. Where the
-same operation differs in a detail, the policy's provenance lists it under "differences". Files are read as data, nothing
-in them is executed. The public names are `Policy.from_autoaugment`, `from_fast_autoaugment` and `from_autoalbument`.
+same operation differs in a detail, the policy's provenance lists it under "differences". Files are read as data,
+nothing in them is executed. Public are `Policy.from_autoaugment`, `from_fast_autoaugment` and `from_autoalbument`.
 """
 
 import ast

@@ -431,7 +431,7 @@ class Policy:
 
         25 sub-policies of two stages with one candidate each. Chances and signs are drawn as torchvision draws them,
         but each image of a batch draws for itself. The severest TranslateX and TranslateY (in the cifar10 policy),
-        150/331 = 0.453 of the size there, are 0.45 of it here. On tensors torchvision's own pixels differ from Pillow's,
+        150/331 = 0.453 of the size there, are 0.45 of it here. On tensors torchvision's pixels differ from Pillow's,
         which are those of this package on tensors too.
 
         Args:
