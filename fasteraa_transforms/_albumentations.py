@@ -124,14 +124,7 @@ class _Exporter:
             case "contrast" | "color" | "brightness":
                 same = {"brightness": (1, 1), "contrast": (1, 1), "saturation": (1, 1), "hue": (0, 0)}
                 return "ColorJitter", {**same, "saturation" if name == "color" else name: (parameter, parameter)}
-            case "sharpness":
-                if parameter < 1:
-                    raise PolicyError(
-                        "<policy>",
-                        f"{place}[{index}]",
-                        "sharpness below 1",
-                        "what albumentations has too (it softens in other ways), or sharpness in leave_out",
-                    )
+            case "sharpness" if parameter >= 1:
                 # x + (f - 1) (x - smooth(x)), with Pillow's smooth: weight 5 in the middle, 1 around it, of 13.
                 alpha = (parameter - 1) / 13
                 return "Sharpen", {"alpha": (alpha, alpha), "lightness": (1, 1), "method": "kernel"}
@@ -146,8 +139,9 @@ class _Exporter:
                 return ("CoarseDropout", hole) if right > left and bottom > top else nothing
             case "sample_pairing":  # an image alone has no partner
                 return nothing
-            case _:
-                raise NotImplementedError(name)
+            case _:  # sharpness below 1: it softens in other ways
+                expected = f"what albumentations has too, or {name} in leave_out"
+                raise PolicyError("<policy>", f"{place}[{index}]", f"{name} at {parameter:g}", expected)
 
     def affine(
         self, translate: tuple[str, float], shear: tuple[str, float] | None = None

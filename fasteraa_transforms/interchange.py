@@ -395,11 +395,11 @@ class _AutoAlbument:
                 found = shown(value["brightness_limit"])
                 raise self.refusal((*place, "brightness_limit"), found, "0: it adds, brightness here multiplies")
             factor = self.fixed(value, "contrast_limit", place)
-            span = OPERATIONS["brightness"].severest - OPERATIONS["brightness"].weakest
-            if abs(factor) > span:
+            magnitude = abs(factor) / 0.9
+            if magnitude > 1:
                 found = f"a factor of {1 + factor:g}"
                 raise self.refusal((*place, "contrast_limit"), found, "a factor in [0.1, 1.9], the range of brightness")
-            return {"operation": "brightness", "magnitude": abs(factor) / span, "sign": 1 if factor >= 0 else -1}
+            return {"operation": "brightness", "magnitude": magnitude, "sign": 1 if factor >= 0 else -1}
         reason = f" ({_UNEQUAL[name]})" if name in _UNEQUAL else ""
         raise self.refusal(place, name, f"HorizontalFlip, Solarize, RandomBrightnessContrast or NoOp{reason}")
 
