@@ -20,7 +20,7 @@ from fasteraa_transforms.operations import OPERATIONS
 from fasteraa_transforms.policy import Policy, PolicyError, json_path, read_text, shown
 
 _MAX_SUB_POLICIES = 100_000  # adding a list to itself over and over is a short way to write an endless one
-_MAX_PYTHON_BYTES = 2**20  # the syntax tree takes some hundred times as much; the published archive.py has 128 kB
+_MAX_CHARACTERS = 2**20  # the syntax tree takes 500 times as much; the published archive.py has 128,000
 
 # ------------------------------------------------------------------------------------------------------- torchvision
 
@@ -246,8 +246,8 @@ def _is_number(value: object) -> bool:
 
 def _python_list(text: str, source: str, function: str | None) -> Any:
     """The list that a text is, or that one of its functions returns; read from the syntax tree, nothing is executed."""
-    if len(text) > _MAX_PYTHON_BYTES:
-        raise PolicyError(source, "$", f"{len(text)} characters", f"at most {_MAX_PYTHON_BYTES}")
+    if len(text) > _MAX_CHARACTERS:
+        raise PolicyError(source, "$", f"{len(text)} characters", f"at most {_MAX_CHARACTERS}")
     try:
         body = ast.parse(text).body
         if function is None:
@@ -260,9 +260,9 @@ def _python_list(text: str, source: str, function: str | None) -> Any:
         for node in body:
             if isinstance(node, ast.FunctionDef) and node.name == function:
                 return _returned(node, source)
+    except PolicyError:
+        raise
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
-        if isinstance(error, PolicyError):
-            raise
         raise PolicyError(source, "$", f"no list ({shown(str(error))})", "a list of sub-policies") from None
     raise PolicyError(source, "$", f"no function {function}", "the function that returns the policy")
 
@@ -341,7 +341,7 @@ class _AutoAlbument:
         place = (*place, "transforms", index)
         members = self.composition(outer[index], place, "OneOf")
         shares = [self.probability(each, (*place, "transforms", i)) for i, each in enumerate(members)]
-        if not math.isclose(min(shares), max(shares), rel_tol=1e-6):
+        if min(shares) == 0 or not math.isclose(min(shares), max(shares), rel_tol=1e-6):
             found = f"{min(shares):g} to {max(shares):g}"
             raise self.refusal((*place, "transforms"), f"shares from {found}", "equal shares of the sub-policies")
         sub_policies = []
@@ -395,7 +395,7 @@ class _AutoAlbument:
                 found = shown(value["brightness_limit"])
                 raise self.refusal((*place, "brightness_limit"), found, "0: it adds, brightness here multiplies")
             factor = self.fixed(value, "contrast_limit", place)
-            magnitude = abs(factor) / 0.9
+            magnitude = abs(factor) / 0.9  # brightness multiplies by 0.1 to 1.9
             if magnitude > 1:
                 found = f"a factor of {1 + factor:g}"
                 raise self.refusal((*place, "contrast_limit"), found, "a factor in [0.1, 1.9], the range of brightness")
@@ -413,18 +413,12 @@ class _AutoAlbument:
             raise self.refusal((*place, key), "nothing", "a policy as AutoAlbument saves it")
         return value[key]
 
-    @staticmethod
-    def class_of(value: Any) -> str:
-        """Without its module, which has moved from version to version; "" if there is none."""
-        name = value.get("__class_fullname__") if isinstance(value, dict) else None
-        return name.rpartition(".")[2] if isinstance(name, str) else ""
-
     def name(self, value: Any, place: _Place) -> str:
+        """The class without its module, which has moved from version to version."""
         found = self.field(value, "__class_fullname__", place)
-        name = self.class_of(value)
-        if not name:
+        if not isinstance(found, str):
             raise self.refusal((*place, "__class_fullname__"), shown(found), "the name of a transform")
-        return name
+        return found.rpartition(".")[2]
 
     def composition(self, value: Any, place: _Place, name: str) -> list[Any]:
         if self.name(value, place) != name:

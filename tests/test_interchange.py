@@ -606,7 +606,7 @@ def test_the_export_gives_nearly_the_same_pixels(
     for image in resized(224, 160):
         found = difference(operation, magnitude, sign, image)
         if operation == "rotate":
-            assert found.any(-1).mean() <= 0.002
+            assert found.any(-1).mean() <= 0.001
         else:
             assert found.max() <= 2
 
@@ -641,7 +641,9 @@ def test_the_exported_sharpness_differs_at_the_border_only(magnitude: float, lib
 
 def test_the_exported_equalize_is_another_table(library: Any) -> None:
     for image in resized(224, 160):
-        assert difference("equalize", None, None, image).mean() <= 12
+        found = difference("equalize", None, None, image)
+        assert found.mean() <= 10
+        assert found.max() <= 60
 
 
 @pytest.mark.parametrize("magnitude", MAGNITUDES)
