@@ -186,7 +186,7 @@ def _apply_pillow(
     _pillow.check_mode(image)
     if image.mode == "I;16":
         # Pillow has no color operations for it, and its bilinear sampling mixes up the bytes of its values.
-        tensor = _apply_tensor(torch.from_numpy(np.array(image))[None], plan, interpolation, fill)
+        tensor = _apply_tensor(torch.from_numpy(np.array(image))[None], plan, interpolation, fill, None)
         return Image.fromarray(tensor[0].numpy())
     _check(plan, 1, fill, len(image.getbands()), 255)
     plan = plan.to("cpu")

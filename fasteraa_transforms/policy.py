@@ -9,7 +9,7 @@ import math
 import os
 import reprlib
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,6 +18,7 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 from torch import Tensor
+from torchvision.transforms import AutoAugmentPolicy, InterpolationMode
 
 from fasteraa_transforms._device import runs_kernels
 from fasteraa_transforms.operations import OPERATIONS
@@ -70,13 +71,15 @@ class Candidate(BaseModel):
         weight: positive; within the stages of a `Policy` the weights sum to 1.
         probability: in [0, 1]; how often the operation is applied once it is chosen.
         magnitude: in [0, 1]; None if and only if the operation has none.
+        sign: the side that a signed operation goes to, 1 or -1; None draws it with equal chance for each image, and is
+            what all others have.
 
     Raises:
         pydantic.ValidationError: a value is refused. (A `Policy` refuses the same values with `PolicyError`.)
 
     Example:
         >>> Candidate(operation="rotate", weight=1, probability=0.6, magnitude=0.4)
-        Candidate(operation='rotate', weight=1.0, probability=0.6, magnitude=0.4)
+        Candidate(operation='rotate', weight=1.0, probability=0.6, magnitude=0.4, sign=None)
     """
 
     model_config = ConfigDict(
@@ -90,6 +93,12 @@ class Candidate(BaseModel):
             "if": {"properties": {"operation": {"enum": [o.name for o in OPERATIONS.values() if o.has_magnitude]}}},
             "then": {"properties": {"magnitude": {"type": "number"}}, "required": ["magnitude"]},
             "else": {"properties": {"magnitude": {"type": "null"}}},
+            "allOf": [
+                {
+                    "if": {"properties": {"operation": {"enum": [o.name for o in OPERATIONS.values() if o.signed]}}},
+                    "else": {"properties": {"sign": {"type": "null"}}},
+                }
+            ],
         },
     )
 
@@ -100,6 +109,10 @@ class Candidate(BaseModel):
         Annotated[float, Field(ge=0, le=1)] | None,
         Field(validate_default=True, description="0 is the weakest, 1 the severest; null if the operation has none"),
     ] = None
+    sign: Annotated[
+        Annotated[int, Field(json_schema_extra={"enum": [-1, 1]})] | None,  # a Literal would take True for 1
+        Field(description="Side of a signed operation; null draws it for each image, and is required of the others"),
+    ] = None
 
     @field_validator("magnitude")
     @classmethod
@@ -109,7 +122,17 @@ class Candidate(BaseModel):
             return magnitude
         if magnitude is None:
             raise _refusal(found="nothing", expected=f"a number in [0, 1], the magnitude of {name}")
-        raise _refusal(found=_shown(magnitude), expected=f"null or nothing, as {name} has no magnitude")
+        raise _refusal(found=shown(magnitude), expected=f"null or nothing, as {name} has no magnitude")
+
+    @field_validator("sign")
+    @classmethod
+    def _of_a_signed_operation(cls, sign: int | None, info: ValidationInfo) -> int | None:
+        name = info.data.get("operation")
+        if sign not in (1, -1, None):
+            raise _refusal(found=shown(sign), expected="1, -1 or null")
+        if sign is not None and name is not None and not OPERATIONS[name].signed:
+            raise _refusal(found=str(sign), expected=f"null or nothing, as {name} has no sign")
+        return sign
 
 
 def _refusal(found: str, expected: str, within: tuple[int | str, ...] = ()) -> PydanticCustomError:
@@ -151,7 +174,7 @@ def _as_json(provenance: dict[str, Any]) -> dict[str, Any]:
         text = json.dumps({"provenance": provenance}, allow_nan=False, ensure_ascii=False)
         loaded: dict[str, Any] = from_json(text)["provenance"]
     except (TypeError, ValueError, RecursionError) as error:
-        raise _refusal(_shown(provenance), f"what JSON can hold ({error})") from None
+        raise _refusal(shown(provenance), f"what JSON can hold ({error})") from None
     return loaded
 
 
@@ -200,11 +223,12 @@ _EXPECTED = {
     "$.sub_policies[][][].weight": "a positive number",
     "$.sub_policies[][][].probability": "a number in [0, 1]",
     "$.sub_policies[][][].magnitude": "a number in [0, 1]",
+    "$.sub_policies[][][].sign": "1, -1 or null",
     "$.provenance": "a JSON object",
 }
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """repr, at most 80 characters, whatever the value."""
     short = reprlib.Repr()
     short.maxstring = short.maxlong = short.maxother = 80
@@ -215,10 +239,12 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _json_path(place: Iterable[int | str]) -> str:
+def json_path(place: Iterable[int | str]) -> str:
+    """Such as ``$.sub_policies[0][1]``, from the keys and indices that lead there."""
+
     def step(key: int | str) -> str:
         plain = isinstance(key, str) and key.isidentifier() and len(key) <= 40
-        return f".{key}" if plain else f"[{_shown(key)}]"
+        return f".{key}" if plain else f"[{shown(key)}]"
 
     return "$" + "".join(map(step, place))
 
@@ -240,7 +266,7 @@ def _policy_error(source: str, error: ValidationError) -> PolicyError:
     place = (*first["loc"], *context.get("within", ()))
     pattern = "$" + "".join("[]" if isinstance(key, int) else f".{key}" for key in place)
     expected = _EXPECTED.get(pattern, first["msg"])
-    found = _shown(first["input"])
+    found = shown(first["input"])
     if kind == "refused":
         found, expected = context["found"], context["expected"]
     elif kind == "missing":
@@ -251,7 +277,7 @@ def _policy_error(source: str, error: ValidationError) -> PolicyError:
         found, expected = context["error"], "valid JSON"
     elif kind == "less_than_equal" and pattern == "$.version":
         expected += "; the file is newer than this release: upgrade fasteraa_transforms"
-    return PolicyError(source, _json_path(place), found, expected, more)
+    return PolicyError(source, json_path(place), found, expected, more)
 
 
 @dataclass(frozen=True)
@@ -261,10 +287,10 @@ class _Tables:
     cumulative: Tensor  # float64 [L, K, N], upper ends of the candidates' shares of [0, 1); inf from the last one on
     operation: Tensor  # int64 [L, K, N]
     probability: Tensor  # float64 [L, K, N]
-    magnitude: Tensor  # float64 [L, K, N], 0 where there is none
+    magnitude: Tensor  # float64 [L, K, N], 0 where there is none, negative where the sign is fixed to -1
+    drawn_sign: Tensor  # bool [L, K, N], whether each image draws the sign
     weakest: Tensor  # float64 [operations]
     span: Tensor  # float64 [operations], severest - weakest
-    signed: Tensor  # bool [operations]
     whole: Tensor  # bool [operations]
 
 
@@ -360,7 +386,8 @@ class Policy:
             for k, stage in enumerate(sub_policy):
                 for rank, candidate in enumerate(sorted(stage, key=lambda candidate: -candidate.weight)):
                     place = f"{index if k == rank == 0 else '':>10}  {k if rank == 0 else '':>5}"
-                    magnitude = "-" if candidate.magnitude is None else f"{candidate.magnitude:.3f}"
+                    sign = {1: "+", -1: "-", None: ""}[candidate.sign]
+                    magnitude = "-" if candidate.magnitude is None else f"{sign}{candidate.magnitude:.3f}"
                     shares = f"{candidate.weight:.4f}  {candidate.probability:>11.3f}  {magnitude:>9}"
                     lines.append(f"{place}  {candidate.operation:14}  {shares}")
         return "\n".join(lines)
@@ -380,20 +407,7 @@ class Policy:
             missing.json: $: found nothing readable (No such file or directory), expected a policy file
         """
         source = os.fspath(path)
-        try:
-            # One bounded read instead of asking for the size: it holds for pipes and growing files too.
-            with open(source, "rb") as file:
-                data = file.read(MAX_BYTES + 1)
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            found = f"nothing readable ({getattr(error, 'strerror', None) or error})"
-            raise PolicyError(source, "$", found, "a policy file") from error
-        _check_size(data, source)
-        try:
-            text = data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            found = f"byte 0x{data[error.start]:02x} at offset {error.start}"
-            raise PolicyError(source, "$", found, "UTF-8 text") from None
-        return cls.from_json(text, source)
+        return cls.from_json(read_text(source), source)
 
     @classmethod
     def from_json(cls, text: str, source: str = "<string>") -> "Policy":
@@ -411,6 +425,120 @@ class Policy:
         except ValidationError as error:
             raise _policy_error(source, error) from None
         return cls(checked.sub_policies, checked.name, checked.provenance)
+
+    @classmethod
+    def from_autoaugment(cls, policy: AutoAugmentPolicy | str) -> "Policy":
+        """AutoAugment's published policies, with the pixels that torchvision's ``AutoAugment`` makes of PIL images.
+
+        25 sub-policies of two stages with one candidate each. Chances and signs are drawn as torchvision draws them,
+        but each image of a batch draws for itself. The severest TranslateX and TranslateY (in the cifar10 policy),
+        150/331 = 0.453 of the size there, are 0.45 of it here. On tensors torchvision's pixels differ from Pillow's,
+        which are those of this package on tensors too.
+
+        Args:
+            policy: ``AutoAugmentPolicy.IMAGENET``, ``CIFAR10`` or ``SVHN``, or its value, such as "imagenet".
+
+        Raises:
+            ValueError: there is no such policy.
+
+        Source: Cubuk et al. 2019, AutoAugment, appendix A; ``torchvision.transforms.v2.AutoAugment``.
+
+        Example:
+            >>> Policy.from_autoaugment("imagenet").sub_policies[0][1]
+            (Candidate(operation='rotate', weight=1.0, probability=0.6, magnitude=1.0, sign=None),)
+        """
+        from fasteraa_transforms import interchange
+
+        return interchange.from_autoaugment(policy)
+
+    @classmethod
+    def from_fast_autoaugment(
+        cls, source: Sequence[Any] | str | os.PathLike[str], function: str | None = None
+    ) -> "Policy":
+        """A policy of Fast AutoAugment: a list of sub-policies, which are lists of (name, probability, level).
+
+        The factors of Contrast, Color, Brightness and Sharpness are not mirrored there, so these candidates have a
+        `Candidate.sign`. Where the operation is the same in all but a detail (TranslateX, TranslateY, Cutout and
+        SamplePairing), the provenance says what differs. Levels of operations that have none are dropped.
+
+        Args:
+            source: the list, or the path of a file with it: as a Python or JSON literal, or the published
+                ``archive.py``. Files are read as data, never executed; 1 MiB at most.
+            function: for ``archive.py``, the function that returns the policy, such as "fa_reduced_cifar10".
+
+        Raises:
+            PolicyError: the file cannot be read, or something is refused; Posterize2, TranslateXAbs, TranslateYAbs and
+                CutoutAbs are, since nothing here is equal to them.
+            TypeError: ``function`` is given with a list.
+
+        Source: Lim et al. 2019, Fast AutoAugment; ``augmentations.py`` and ``archive.py`` of its authors.
+
+        Example:
+            >>> Policy.from_fast_autoaugment([[("Contrast", 0.8, 0.3), ("Invert", 0.1, 0.6)]])
+            Policy 'fast-autoaugment': 1 sub-policy of 2 stages
+            sub-policy  stage  operation       weight  probability  magnitude
+                     0      0  contrast        1.0000        0.800     -0.400
+                            1  invert          1.0000        0.100          -
+        """
+        from fasteraa_transforms import interchange
+
+        return interchange.from_fast_autoaugment(source, function)
+
+    @classmethod
+    def from_autoalbument(cls, path: str | os.PathLike[str], prune: float = 0.0) -> "Policy":
+        """A policy that AutoAlbument searched, from the JSON file that it saves (``policy/latest.json``).
+
+        HorizontalFlip, Solarize, and RandomBrightnessContrast without brightness (which multiplies the pixels, as
+        brightness does here) have an equal; RGBShift, brightness by addition, VerticalFlip, ShiftScaleRotate (which
+        reflects at the border) and CoarseDropout have none and are refused. AutoAlbument keeps every operation in every
+        stage, the unused ones with next to no share; ``prune`` leaves these out. What stands beside the policy in the
+        file, preprocessing and normalisation, is not converted; the provenance names it.
+
+        Args:
+            path: the file, at most 16 MiB.
+            prune: an operation that a stage applies less often than this is left out; in its share of the draws nothing
+                happens. In [0, 1); at 0 only operations that are never applied are left out.
+
+        Raises:
+            PolicyError: the file cannot be read, or something in it is refused.
+            ValueError: ``prune`` is out of range.
+
+        Source: albumentations-team/autoalbument, ``policy_model.py`` and ``policy_operations.py``.
+        """
+        from fasteraa_transforms import interchange
+
+        return interchange.from_autoalbument(path, prune)
+
+    def to_albumentations(
+        self,
+        size: tuple[int, int],
+        *,
+        interpolation: InterpolationMode = InterpolationMode.NEAREST,
+        fill: float | Sequence[float] = 0,
+        leave_out: Collection[str] = (),
+    ) -> Any:
+        """The policy as an ``albumentations.Compose`` for uint8 RGB images [H, W, 3]; needs albumentations 2.
+
+        A choice (OneOf) among sub-policies (Sequential), whose stages are choices among transforms with fixed
+        parameters. Shares and signs are the same. The pixels are the same for flip, invert, solarize, posterize,
+        brightness and translate; for the others `docs/policies-of-others.md` says, operation by operation, how far they
+        differ. sample_pairing does nothing, as it does here on an image alone. Sharpness is exported where its sign is
+        fixed to 1, and refused otherwise: nothing in albumentations softens as Pillow does.
+
+        Args:
+            size: height and width of the images; albumentations wants pixels where the policy has fractions.
+            interpolation: NEAREST or BILINEAR, for shear, translate and rotate. Masks are always moved by nearest.
+            fill: value outside of the image, one number or one a channel, in [0, 255].
+            leave_out: names of operations to export as doing nothing.
+
+        Raises:
+            ImportError: albumentations is not installed, or older than 2.
+            PolicyError: an operation has no equal and is not in ``leave_out``.
+            ValueError: ``size`` is not positive, ``interpolation`` another mode, a name in ``leave_out`` unknown.
+        """
+        from fasteraa_transforms import _albumentations
+
+        return _albumentations.export(self, size, interpolation=interpolation, fill=fill, leave_out=leave_out)
 
     def to_json(self) -> str:
         """The text of the policy file, one candidate a line; `from_json` gives the same policy bit for bit.
@@ -505,8 +633,9 @@ class Policy:
         """Draw the plan of a batch.
 
         Each image draws a sub-policy (uniform) and in each stage a candidate (by weight), whether it is applied (by its
-        probability), the sign (+ or - with equal chance, if the operation is signed), the centre of cutout (uniform)
-        and the partner of sample_pairing (uniform over the other images of the batch; an image alone is its own).
+        probability), the sign (+ or - with equal chance, if the operation is signed and the candidate does not fix it),
+        the centre of cutout (uniform) and the partner of sample_pairing (uniform over the other images of the batch; an
+        image alone is its own).
 
         One call of `torch.rand` draws it all, [batch_size, 1 + 6 K]. So on the CPU the same seed gives image i the same
         plan in a batch of any size, except for ``partner``.
@@ -547,7 +676,7 @@ class Policy:
         candidate = (choice[..., None] >= tables.cumulative[row, stage]).sum(-1)  # [B, K]
         operation = tables.operation[row, stage, candidate]
         magnitude = tables.magnitude[row, stage, candidate]
-        magnitude = torch.where(tables.signed[operation] & (sign < 0.5), -magnitude, magnitude)
+        magnitude = torch.where(tables.drawn_sign[row, stage, candidate] & (sign < 0.5), -magnitude, magnitude)
         parameter = tables.weakest[operation] + tables.span[operation] * magnitude
         image = torch.arange(batch_size, device=device)[:, None]  # [B, 1]
         return Plan(
@@ -574,6 +703,7 @@ class Policy:
         cumulative = torch.full(shape, math.inf, dtype=torch.float64)
         operation = torch.zeros(shape, dtype=torch.int64)
         probability, magnitude = torch.zeros(2, *shape, dtype=torch.float64)
+        drawn_sign = torch.zeros(shape, dtype=torch.bool)
         for i, sub_policy in enumerate(self._sub_policies):
             for k, stage in enumerate(sub_policy):
                 n = len(stage)
@@ -584,17 +714,37 @@ class Policy:
                 probability[i, k, :n] = torch.tensor(
                     [candidate.probability for candidate in stage], dtype=torch.float64
                 )
-                magnitude[i, k, :n] = torch.tensor([c.magnitude or 0.0 for c in stage], dtype=torch.float64)
+                magnitude[i, k, :n] = torch.tensor(
+                    [(c.magnitude or 0.0) * (c.sign or 1) for c in stage], dtype=torch.float64
+                )
+                drawn_sign[i, k, :n] = torch.tensor([OPERATIONS[c.operation].signed and c.sign is None for c in stage])
         return _Tables(
             cumulative=cumulative,
             operation=operation,
             probability=probability,
             magnitude=magnitude,
+            drawn_sign=drawn_sign,
             weakest=torch.tensor([o.weakest for o in operations], dtype=torch.float64),
             span=torch.tensor([o.severest - o.weakest for o in operations], dtype=torch.float64),
-            signed=torch.tensor([o.signed for o in operations]),
             whole=torch.tensor([o.whole for o in operations]),
         )
+
+
+def read_text(source: str) -> str:
+    """The text of a file, UTF-8 and at most 16 MiB; anything else is a `PolicyError`."""
+    try:
+        # One bounded read instead of asking for the size: it holds for pipes and growing files too.
+        with open(source, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        found = f"nothing readable ({getattr(error, 'strerror', None) or error})"
+        raise PolicyError(source, "$", found, "a policy file") from error
+    _check_size(data, source)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{data[error.start]:02x} at offset {error.start}"
+        raise PolicyError(source, "$", found, "UTF-8 text") from None
 
 
 def _whole(uniform: Tensor, count: int) -> Tensor:

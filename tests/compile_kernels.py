@@ -18,7 +18,7 @@ from triton.compiler import ASTSource
 from fasteraa_transforms.cuda import _kernels
 
 POINTERS = {
-    "u8": "images originals fill tables signed whole applied",
+    "u8": "images originals fill tables drawn_sign whole applied",
     "i32": "records histograms",
     "i64": "candidates operation partner sub_policy",
     "fp32": "epilogue",

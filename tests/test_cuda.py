@@ -245,10 +245,13 @@ def test_fixed_point_of_rotations_is_pillows(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("batch", [1, 2, 200])
 def test_drawn_plan_equals_that_of_the_cpu(batch: int) -> None:
     rotate = {"operation": "rotate", "weight": 1, "probability": 0.5, "magnitude": 0.7}
+    shear = {"operation": "shear_x", "weight": 2, "probability": 0.5, "magnitude": 0.7, "sign": -1}
     posterize = {"operation": "posterize", "weight": 3, "probability": 0.9, "magnitude": 0.4}
     pairing = {"operation": "sample_pairing", "weight": 0.1, "probability": 1, "magnitude": 1.0}
     flip = {"operation": "flip", "weight": 1, "probability": 0.5}
-    policy = Policy([[[rotate, posterize, pairing], [flip]], [[flip, rotate], [posterize]], [[pairing], [pairing]]])
+    policy = Policy(
+        [[[rotate, posterize, pairing], [flip]], [[flip, rotate], [posterize, shear]], [[pairing], [pairing]]]
+    )
     expected = policy.sample(batch, generator=torch.Generator().manual_seed(3))
     generator = torch.Generator().manual_seed(3)
     uniform = torch.rand(batch, 1 + 6 * 2, dtype=torch.float64, generator=generator).to(DEVICE)

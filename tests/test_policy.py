@@ -62,6 +62,8 @@ def stages(draw: st.DrawFn) -> list[dict[str, Any]]:
         each["weight"] = max(each["weight"], largest * 1e-300)  # else it vanishes, which is tested elsewhere
         if "magnitude" in each:
             each["magnitude"] = draw(unit)
+        if OPERATIONS[each["operation"]].signed:
+            each["sign"] = draw(st.sampled_from([None, 1, -1]))
     return stage
 
 
@@ -160,6 +162,27 @@ REFUSED: dict[str, tuple[Any, str, str, str, bool]] = {
         "$.sub_policies[1][0][1].magnitude",
         "0.5",
         "null or nothing, as flip has no magnitude",
+        True,
+    ),
+    "sign neither 1 nor -1": (
+        lambda d: d["sub_policies"][1][0][0].update(sign=0),
+        "$.sub_policies[1][0][0].sign",
+        "0",
+        "1, -1 or null",
+        True,
+    ),
+    "sign a boolean": (
+        lambda d: d["sub_policies"][1][0][0].update(sign=True),
+        "$.sub_policies[1][0][0].sign",
+        "True",
+        "1, -1 or null",
+        True,
+    ),
+    "sign of an operation without one": (
+        lambda d: d["sub_policies"][0][1][0].update(sign=-1),
+        f"{FIRST}.sign",
+        "-1",
+        "null or nothing, as solarize has no sign",
         True,
     ),
     "weight 0": (
@@ -535,6 +558,13 @@ def test_magnitude_may_be_null_or_absent() -> None:
     assert "magnitude" not in absent.to_json()
 
 
+def test_sign_may_be_null_or_absent() -> None:
+    absent = Policy([[[candidate("rotate")]]])
+    assert Policy([[[candidate("rotate", sign=None)]]]) == absent
+    assert "sign" not in absent.to_json()
+    assert Policy([[[candidate("rotate", sign=1)]]]) not in (absent, Policy([[[candidate("rotate", sign=-1)]]]))
+
+
 def test_provenance_may_be_absent() -> None:
     content = document()
     del content["provenance"]
@@ -855,6 +885,8 @@ def test_repr() -> None:
         "                   invert          0.5000        0.500          -",
     ]
     assert repr(Policy([[[candidate()]]])).startswith("Policy 'unnamed': 1 sub-policy of 1 stage\n")
+    signs = repr(Policy([[[candidate(sign=1)], [candidate(sign=-1)]]])).splitlines()
+    assert [line.split()[-1] for line in signs[2:]] == ["+0.400", "-0.400"]
 
 
 def test_effective_share() -> None:
@@ -1025,6 +1057,25 @@ def test_signs_are_even(many: Any) -> None:
     assert many.parameter[signed].abs().unique().tolist() == [12.0]
     unsigned = many.operation == NAMES.index("cutout")
     assert many.parameter[unsigned].unique().tolist() == pytest.approx([0.08])
+
+
+@pytest.mark.parametrize("name", [name for name, operation in OPERATIONS.items() if operation.signed])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_fixed_sign_is_the_only_one(name: str, sign: int) -> None:
+    stage = [candidate(name, sign=sign), candidate("flip"), candidate(name, magnitude=0.7)]
+    plan = Policy([[stage]]).sample(400, torch.Generator().manual_seed(0))
+    found = set(plan.parameter[plan.operation == NAMES.index(name)].tolist())
+    fixed, drawn = torch.tensor(0.4, dtype=torch.float64), torch.tensor(0.7, dtype=torch.float64)
+    assert found == {float(OPERATIONS[name].parameter(each)) for each in (sign * fixed, drawn, -drawn)}
+
+
+def test_a_fixed_sign_changes_no_other_draw() -> None:
+    seeds = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+    drawn = Policy([[[candidate()], [candidate("cutout")]]]).sample(100, seeds[0])
+    fixed = Policy([[[candidate(sign=1)], [candidate("cutout")]]]).sample(100, seeds[1])
+    assert torch.equal(fixed.parameter, drawn.parameter.abs())
+    for name in ("operation", "applied", "centre", "partner", "sub_policy"):
+        assert torch.equal(getattr(fixed, name), getattr(drawn, name)), name
 
 
 def test_centres_are_uniform(many: Any) -> None:

@@ -28,8 +28,8 @@ PUBLIC = [
     "functional",
 ]
 
-# What the package imports on first use or not at all: the libraries of the GPU code and of the search.
-LAZY = ["triton", "matplotlib", "sklearn", "tensorboard", "tqdm", "tyro"]
+# What the package imports on first use or not at all: the libraries of the GPU code, of the search and of the export.
+LAZY = ["triton", "matplotlib", "sklearn", "tensorboard", "tqdm", "tyro", "albumentations", "cv2"]
 
 
 def _python(code: str, cwd: Path = ROOT) -> str:

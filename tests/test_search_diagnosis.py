@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fasteraa_transforms._contact_sheet import contact_sheet, describe
 from fasteraa_transforms.apply import apply
 from fasteraa_transforms.operations import OPERATIONS
 from fasteraa_transforms.policy import Policy
@@ -27,7 +28,7 @@ from fasteraa_transforms.search.diagnosis import (
     strength,
 )
 from fasteraa_transforms.search.loop import STEP_METRICS
-from fasteraa_transforms.search.pictures import contact_sheet, curves, describe
+from fasteraa_transforms.search.pictures import curves
 
 NAMES = list(OPERATIONS)
 

@@ -372,9 +372,9 @@ def draw(
     candidates,  # int64 [L, K, N]
     probability,  # float64 [L, K, N]
     magnitude,  # float64 [L, K, N]
+    drawn_sign,  # uint8 [L, K, N]
     weakest,  # float64 [17]
     span,  # float64 [17]
-    signed,  # uint8 [17]
     whole,  # uint8 [17]
     operation,  # int64 [B, K], written, as those below
     parameter,  # float64 [B, K]
@@ -404,7 +404,9 @@ def draw(
             chosen += (choice >= tl.load(cumulative + row + i, mask=valid, other=0.0)).to(tl.int64)
         code = tl.load(candidates + row + chosen, mask=valid, other=0)
         strength = tl.load(magnitude + row + chosen, mask=valid, other=0.0)
-        mirrored = (tl.load(signed + code, mask=valid, other=0) != 0) & (tl.load(u + 2, mask=valid, other=0.0) < 0.5)
+        mirrored = (tl.load(drawn_sign + row + chosen, mask=valid, other=0) != 0) & (
+            tl.load(u + 2, mask=valid, other=0.0) < 0.5
+        )
         strength = tl.where(mirrored, -strength, strength)
         value = tl.load(weakest + code, mask=valid, other=0.0) + tl.load(span + code, mask=valid, other=0.0) * strength
         # Half to even, as torch.round: the sum drops what is behind the point of a number below 2**51.

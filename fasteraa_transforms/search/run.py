@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fasteraa_transforms._contact_sheet import contact_sheet
 from fasteraa_transforms.policy import Policy
 from fasteraa_transforms.relaxed import RelaxedPolicy
 from fasteraa_transforms.search import diagnosis, pictures
@@ -417,7 +418,7 @@ class _Run:
             self.folder.replace_json(self.folder.path / "diagnosis.json", dataclasses.asdict(found) | verdict)
             pictures.curves(self.folder.rows(), self.folder.path / "curves.png")
             if self.data.images.shape[1] in (1, 3):
-                sheet = pictures.contact_sheet(policy, self.probe[:8])
+                sheet = contact_sheet(policy, self.probe[:8])
                 sheet.save(self.folder.path / "contact_sheet.png")
         if self.progress:
             print(found.verdict())

@@ -1,0 +1,764 @@
+"""Policies of others: what they mean there is what they do here, and what means something else is refused."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+from sklearn.datasets import load_sample_images
+from torchvision.transforms import AutoAugmentPolicy, InterpolationMode, v2
+
+from fasteraa_transforms import OPERATIONS, Plan, Policy, PolicyError, apply
+
+NAMES = list(OPERATIONS)
+PHOTOGRAPHS = [Image.fromarray(each) for each in load_sample_images().images]
+
+
+def resized(width: int, height: int) -> list[Image.Image]:
+    return [photograph.resize((width, height)) for photograph in PHOTOGRAPHS]
+
+
+def one_plan(operation: str, parameter: float) -> Plan:
+    return Plan(
+        operation=torch.tensor([[NAMES.index(operation)]]),
+        parameter=torch.tensor([[parameter]], dtype=torch.float64),
+        applied=torch.tensor([[True]]),
+        centre=torch.full((1, 1, 2), 0.5, dtype=torch.float64),
+        partner=torch.zeros(1, 1, dtype=torch.int64),
+        sub_policy=torch.zeros(1, dtype=torch.int64),
+    )
+
+
+def parameters(policy: Policy) -> set[float]:
+    """Every parameter that a policy of one candidate draws."""
+    plan = policy.sample(64, torch.Generator().manual_seed(0))
+    return set(plan.parameter.flatten().tolist())
+
+
+def refused(call: Callable[..., Any], *arguments: Any, **keywords: Any) -> tuple[str, str, str]:
+    with pytest.raises(PolicyError) as caught:
+        call(*arguments, **keywords)
+    return caught.value.path, caught.value.found, caught.value.expected
+
+
+# --------------------------------------------------------------------------------------------------------- torchvision
+
+
+def both(
+    monkeypatch: pytest.MonkeyPatch,
+    policy: AutoAugmentPolicy,
+    index: int,
+    negative: bool,
+    image: Image.Image,
+    mode: InterpolationMode,
+) -> tuple[Image.Image, Image.Image]:
+    """Sub-policy ``index`` of torchvision and of ours on one image, whatever can be applied applied."""
+    ours = Policy.from_autoaugment(policy)
+    sign = 0.25 if negative else 0.75
+    theirs: list[float] = []  # what torchvision draws: whether, and if so, and if there are sides, which
+    reversed_there = {"translate_x", "translate_y"}  # no matter, as both are as likely
+    row = [(index + 0.5) / len(ours)]
+    for (candidate,) in ours.sub_policies[index]:
+        gate = 0.0 if candidate.probability else 0.5
+        theirs.append(gate)
+        if OPERATIONS[candidate.operation].signed and not gate:
+            theirs.append(1 - sign if candidate.operation in reversed_there else sign)
+        row += [0.0, gate, sign, 0.5, 0.5, 0.5]
+
+    def rand(*size: Any, **_: Any) -> torch.Tensor:
+        return torch.tensor(theirs.pop(0) if size == ((),) else [row], dtype=torch.float64)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "rand", rand)
+        patch.setattr(torch, "randint", lambda *_, **__: torch.tensor(index))
+        expected = v2.AutoAugment(policy, interpolation=mode)(image)
+        plan = ours.sample(1)
+    assert not theirs
+    return apply(image, plan, interpolation=mode), expected
+
+
+@pytest.mark.parametrize("policy", AutoAugmentPolicy)
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize(("width", "height", "mode"), [(32, 32, "nearest"), (97, 75, "nearest"), (75, 97, "bilinear")])
+def test_autoaugment_gives_the_pixels_of_torchvision(
+    policy: AutoAugmentPolicy, negative: bool, width: int, height: int, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # At these sizes 0.45 and 150/331 of the sides are the same whole pixels.
+    for image in resized(width, height):
+        for index in range(25):
+            ours, theirs = both(monkeypatch, policy, index, negative, image, InterpolationMode(mode))
+            candidates = [stage[0] for stage in Policy.from_autoaugment(policy).sub_policies[index]]
+            apart = np.abs(np.asarray(ours).astype(int) - np.asarray(theirs))
+            # The severest shear there is the float32 next above 0.3, which shows between two levels.
+            severest = any(each.operation.startswith("shear") and each.magnitude == 1 for each in candidates)
+            assert apart.max() <= (mode == "bilinear" and severest), candidates
+
+
+@pytest.mark.parametrize("policy", AutoAugmentPolicy)
+def test_autoaugment_lists_what_torchvision_lists(policy: AutoAugmentPolicy) -> None:
+    ours = Policy.from_autoaugment(policy)
+    theirs = v2.AutoAugment(policy)._policies
+    assert len(ours) == len(theirs) == 25
+    for mine, other in zip(ours.sub_policies, theirs, strict=True):
+        names = [stage[0].operation.title().replace("_", "") for stage in mine]
+        assert names == [name for name, _, _ in other]
+        assert [stage[0].probability for stage in mine] == [probability for _, probability, _ in other]
+        assert all(len(stage) == 1 and stage[0].sign is None for stage in mine)
+
+
+def test_the_severest_translation_is_shorter_than_that_of_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Sub-policy 24 is TranslateY 9, AutoContrast; 0.45 of 224 pixels are 100, 150/331 of them 101.
+    image = Image.new("L", (1, 224), 255)
+    ours, theirs = both(monkeypatch, AutoAugmentPolicy.CIFAR10, 24, False, image, InterpolationMode.NEAREST)
+    assert [int((np.asarray(each) == 0).sum()) for each in (ours, theirs)] == [100, 101]
+    differences = Policy.from_autoaugment("cifar10").provenance["differences"]
+    assert [text.split(":")[0] for text in differences] == ["translate_x", "translate_y"]
+    assert Policy.from_autoaugment("svhn").provenance["differences"] == []
+
+
+def test_autoaugment_takes_the_value_of_the_policy_too() -> None:
+    assert Policy.from_autoaugment("imagenet") == Policy.from_autoaugment(AutoAugmentPolicy.IMAGENET)
+    assert Policy.from_autoaugment("imagenet").name == "autoaugment-imagenet"
+    expected = "policy should be an AutoAugmentPolicy or one of imagenet, cifar10, svhn, but got 'cifar100' instead"
+    with pytest.raises(ValueError, match=expected):
+        Policy.from_autoaugment("cifar100")
+
+
+# ---------------------------------------------------------------------------------------------------- Fast AutoAugment
+
+LEVELS = [i / 20 for i in range(21)] + [0.1952646403453232, 0.5251302162680564, 0.895546498237044]
+
+
+def affine(image: Image.Image, *matrix: float) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix)
+
+
+def blend(enhance: Any) -> Callable[[Image.Image, float], Image.Image]:
+    return lambda image, value: enhance(image).enhance(value)
+
+
+# What the published code does with Pillow: from level 0 to level 1, and whether it mirrors the value.
+FAST: dict[str, tuple[Callable[[Image.Image, float], Image.Image], float, float, bool]] = {
+    "ShearX": (lambda image, v: affine(image, 1, v, 0, 0, 1, 0), -0.3, 0.3, True),
+    "ShearY": (lambda image, v: affine(image, 1, 0, 0, v, 1, 0), -0.3, 0.3, True),
+    "TranslateX": (lambda image, v: affine(image, 1, 0, v * image.width, 0, 1, 0), -0.45, 0.45, True),
+    "TranslateY": (lambda image, v: affine(image, 1, 0, 0, 0, 1, v * image.height), -0.45, 0.45, True),
+    "Rotate": (lambda image, v: image.rotate(v), -30, 30, True),
+    "AutoContrast": (lambda image, _: ImageOps.autocontrast(image), 0, 1, False),
+    "Invert": (lambda image, _: ImageOps.invert(image), 0, 1, False),
+    "Equalize": (lambda image, _: ImageOps.equalize(image), 0, 1, False),
+    "Solarize": (lambda image, v: ImageOps.solarize(image, v), 0, 256, False),
+    "Posterize": (lambda image, v: ImageOps.posterize(image, int(v)), 4, 8, False),
+    "Contrast": (blend(ImageEnhance.Contrast), 0.1, 1.9, False),
+    "Color": (blend(ImageEnhance.Color), 0.1, 1.9, False),
+    "Brightness": (blend(ImageEnhance.Brightness), 0.1, 1.9, False),
+    "Sharpness": (blend(ImageEnhance.Sharpness), 0.1, 1.9, False),
+}
+
+
+def fast(name: str, level: float) -> Policy:
+    return Policy.from_fast_autoaugment([[(name, 0.7, level)]])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", [name for name in FAST if not name.startswith("Translate")])
+def test_fast_autoaugment_gives_the_pixels_of_its_code(name: str, level: float) -> None:
+    function, low, high, mirrored = FAST[name]
+    value = level * (high - low) + low
+    policy = fast(name, level)
+    ((candidate,),) = policy.sub_policies[0]
+    assert (candidate.weight, candidate.probability) == (1.0, 0.7)
+    for image in resized(53, 40):
+        expected = {function(image, v).tobytes() for v in ((value, -value) if mirrored else (value,))}
+        found = {apply(image, one_plan(candidate.operation, v)).tobytes() for v in parameters(policy)}
+        assert found == expected
+
+
+@pytest.mark.parametrize("name", ["TranslateX", "TranslateY"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_fast_autoaugment_translates_as_far_up_to_a_pixel(name: str, level: float) -> None:
+    function, low, high, _ = FAST[name]
+    image = Image.new("L", (101, 101), 255)
+    lost = (np.asarray(function(image, abs(level * (high - low) + low))) == 0).mean() * 101
+    policy = fast(name, level)
+    largest = max(parameters(policy), key=abs)
+    assert abs(largest) == pytest.approx(abs(level * (high - low) + low))
+    ((candidate,),) = policy.sub_policies[0]
+    found = (np.asarray(apply(image, one_plan(candidate.operation, largest))) == 0).mean() * 101
+    assert abs(found - lost) <= 1 + 1e-9
+    assert "rounded there" in policy.provenance["differences"][0]
+
+
+def test_fast_autoaugment_cutout_and_sample_pairing() -> None:
+    policy = Policy.from_fast_autoaugment([[["Cutout", 0.5, 0.25], ["SamplePairing", 1, 0.5]]])
+    (cutout,), (pairing,) = policy.sub_policies[0]
+    assert (cutout.operation, cutout.magnitude) == ("cutout", 0.25)  # 0.2 level of the width, both
+    assert (pairing.operation, pairing.magnitude) == ("sample_pairing", 0.5)  # 0.4 level of the partner, both
+    assert [text.split(":")[0] for text in policy.provenance["differences"]] == ["cutout", "sample_pairing"]
+
+
+ARCHIVE = """
+from __future__ import absolute_import
+import os
+
+
+def autoaug2arsaug(f):
+    return f
+
+
+@autoaug2arsaug
+def autoaug_policy():
+    return [[('Invert', 0.1, 7), ('Contrast', 0.2, 6)]]
+
+
+def arsaug_policy():
+    \"\"\"Two experiments.\"\"\"
+    exp0_0 = [
+        [('Solarize', 0.66, 0.34), ('Equalize', 0.56, 0.61)]]
+    exp0_1 = [[('TranslateY', 0.88, 0.96), ('TranslateY', 0.53, 0.79)]]
+
+    return exp0_0 + exp0_1 + exp0_0
+
+
+def fa_reduced_cifar10():
+    p = [[["Contrast", 0.83, 0.29], ["Color", 0.43, 0.12]]]
+    return p
+
+
+def harmful():
+    os.remove("archive.py")
+    return []
+
+
+def computed():
+    return [[('Invert', 0.1, 7 * 0.1)]]
+
+
+def endless():
+    p = [[('Invert', 0.1, 0.7)]]
+    p = p + p
+{doubled}
+    return p
+""".replace("{doubled}", "    p = p + p\n" * 60)
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    path = tmp_path / "archive.py"
+    path.write_text(ARCHIVE)
+    return path
+
+
+def test_fast_autoaugment_reads_the_archive(archive: Path) -> None:
+    policy = Policy.from_fast_autoaugment(archive, function="fa_reduced_cifar10")
+    assert policy == Policy.from_fast_autoaugment([[["Contrast", 0.83, 0.29], ["Color", 0.43, 0.12]]])
+    assert (policy.name, policy.provenance["converted_from"]) == ("fa_reduced_cifar10", "Fast AutoAugment, archive.py")
+    added = Policy.from_fast_autoaugment(str(archive), function="arsaug_policy")
+    names = [[stage[0].operation for stage in sub_policy] for sub_policy in added.sub_policies]
+    assert names == [["solarize", "equalize"], ["translate_y", "translate_y"], ["solarize", "equalize"]]
+
+
+@pytest.mark.parametrize(
+    ("function", "found", "expected"),
+    [
+        (
+            None,
+            "the functions autoaug2arsaug, autoaug_policy, arsaug_policy, fa_reduced_cifar10, harmful, computed, "
+            "endless",
+            "the name of one as `function`",
+        ),
+        ("autoaug_policy", "a decorated autoaug_policy", "a function without a decorator"),
+        ("harmful", "line 30 of harmful", "lists, named and added up, and a return"),
+        ("missing", "no function missing", "the function that returns the policy"),
+        ("endless", "no list ('more than 100000 sub-policies')", "a list of sub-policies"),
+    ],
+)
+def test_fast_autoaugment_refuses_functions(function: str | None, found: str, expected: str, archive: Path) -> None:
+    assert refused(Policy.from_fast_autoaugment, archive, function=function) == ("$", found, expected)
+    assert archive.exists()
+
+
+def test_fast_autoaugment_computes_nothing(archive: Path) -> None:
+    path, found, expected = refused(Policy.from_fast_autoaugment, archive, function="computed")
+    assert (path, expected) == ("$", "a list of sub-policies")
+    assert found.startswith("no list ('malformed node or string")
+
+
+@pytest.mark.parametrize(
+    "text", ['[[["Invert", 0.5, 0.1]]]', "[[('Invert', 0.5, 0.1)]]", "# mine\n[\n[('Invert',.5,.1)],\n]"]
+)
+def test_fast_autoaugment_reads_literals(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text(text)
+    policy = Policy.from_fast_autoaugment(path)
+    assert policy == Policy.from_fast_autoaugment([[("Invert", 0.5, 0.1)]])
+    assert policy.name == "mine"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "1 +",
+        "__import__('os').system('true')",
+        "[" * 100_000,
+        "-" * 100_000 + "1",
+        "x" * (2**20 + 1),
+        "import os",
+        "[[('Invert', 0.5, 0.1)]]; 2",
+        "'[[]]'",
+        "\0",
+    ],
+    ids=lambda text: text[:20],
+)
+def test_fast_autoaugment_refuses_texts(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    assert refused(Policy.from_fast_autoaugment, path)[0] == "$"
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "found", "expected"),
+    [
+        ([[("Posterize2", 0.5, 0.5)]], "$[0][0][0]", "'Posterize2'", "(it keeps 0 to 4 bits, posterize 4 to 8)"),
+        (
+            [[("CutoutAbs", 0.5, 0.5)]],
+            "$[0][0][0]",
+            "'CutoutAbs'",
+            "(it counts in pixels, cutout in fractions of the width)",
+        ),
+        ([[("Blur", 0.5, 0.5)]], "$[0][0][0]", "'Blur'", "one of ShearX, ShearY, TranslateX, "),
+        ([[("Invert", 0.5, 0.5)], [("Rotate", 0.5, 7)]], "$[1][0][2]", "7", "a number in [0, 1]"),
+        ([[("Rotate", True, 0.5)]], "$[0][0][1]", "True", "a number in [0, 1]"),
+        ([[("Rotate", 0.5, float("nan"))]], "$[0][0][2]", "nan", "a number in [0, 1]"),
+        ([[("Rotate", 0.5)]], "$[0][0]", "('Rotate', 0.5)", "(name, probability, level)"),
+        ([[["Rotate", 0.5, 1], "Invert"]], "$[0][1]", "'Invert'", "(name, probability, level)"),
+        (["Rotate"], "$[0]", "'Rotate'", "a list of (name, probability, level)"),
+        ({}, "$", "{}", "a list of sub-policies"),
+        ([], "$.sub_policies", "()", "a non-empty list of sub-policies"),
+        (
+            [[("Invert", 0.5, 0.5)], [("Invert", 0.5, 0.5)] * 2],
+            "$.sub_policies[1]",
+            "2 stages",
+            "1 stages, as in the first sub-policy",
+        ),
+    ],
+)
+def test_fast_autoaugment_refuses(source: Any, path: str, found: str, expected: str) -> None:
+    where, what, wanted = refused(Policy.from_fast_autoaugment, source)
+    assert (where, what.replace("[]", "()")) == (path, found)
+    assert expected in wanted
+
+
+def test_fast_autoaugment_takes_a_function_for_files_only() -> None:
+    with pytest.raises(TypeError, match="function should be None unless source is a file, but got 'f' instead"):
+        Policy.from_fast_autoaugment([], function="f")
+
+
+# -------------------------------------------------------------------------------------------------------- AutoAlbument
+
+MODULE = "albumentations.augmentations.transforms."
+
+
+def transform(name: str, p: float, **fields: Any) -> dict[str, Any]:
+    return {"__class_fullname__": MODULE + name, "always_apply": False, "p": p, **fields}
+
+
+def composition(name: str, p: float, *transforms: Any) -> dict[str, Any]:
+    return {"__class_fullname__": f"albumentations.core.composition.{name}", "p": p, "transforms": list(transforms)}
+
+
+def noop(p: float) -> dict[str, Any]:
+    return {"__class_fullname__": "albumentations.core.transforms_interface.NoOp", "always_apply": False, "p": p}
+
+
+def scaled(p: float, contrast: float, brightness: float = 0) -> dict[str, Any]:
+    limits = {"brightness_limit": [brightness, brightness], "contrast_limit": [contrast, contrast]}
+    return transform("RandomBrightnessContrast", p, **limits, brightness_by_max=True)
+
+
+SHIFT = {"r_shift_limit": [-211, -211], "g_shift_limit": [-0.0, 0.0], "b_shift_limit": [-0.0, 0.0]}
+
+
+def autoalbument(*stages: Any, share: float = 0.5, largest: Any = 255) -> dict[str, Any]:
+    """Two sub-policies: the given stages, and one of as many stages that flip."""
+    flips = [composition("OneOf", 1, transform("HorizontalFlip", 0.3), noop(0.7)) for _ in stages]
+    policy = composition("OneOf", 1, composition("Sequential", 0.5, *stages), composition("Sequential", share, *flips))
+    normalize = transform("Normalize", 1.0, mean=[0.5] * 3, std=[0.2] * 3, max_pixel_value=largest)
+    tensor = {"__class_fullname__": "albumentations.pytorch.transforms.ToTensorV2", "always_apply": True, "p": 1.0}
+    resize = transform("Resize", 1.0, height=32, width=32)
+    return {"__version__": "0.5.2", "transform": composition("Compose", 1.0, resize, policy, normalize, tensor)}
+
+
+def saved(tmp_path: Path, document: Any) -> Path:
+    path = tmp_path / "latest.json"
+    path.write_text(document if isinstance(document, str) else json.dumps(document))
+    return path
+
+
+def test_autoalbument_keeps_the_shares(tmp_path: Path) -> None:
+    stage = composition(
+        "OneOf",
+        1,
+        transform("HorizontalFlip", 0.1),
+        transform("Solarize", 0.2, threshold=[64, 64]),
+        scaled(0.05, 0.45),
+        scaled(0.15, -0.9),
+        transform("RGBShift", 0.0, **SHIFT),
+        noop(0.5),
+    )
+    policy = Policy.from_autoalbument(saved(tmp_path, autoalbument(stage)))
+    assert (len(policy), policy.stages, policy.name) == (2, 1, "latest")
+    (found,) = policy.sub_policies[0]
+    assert [each.operation for each in found] == ["flip", "solarize", "brightness", "brightness"]
+    assert [each.weight * each.probability for each in found] == pytest.approx([0.1, 0.2, 0.05, 0.15])
+    assert [each.magnitude for each in found] == [None, 0.75, pytest.approx(0.5), pytest.approx(1.0)]
+    assert [each.sign for each in found] == [None, None, 1, -1]
+    assert policy.effective_share()["flip"] == pytest.approx((0.1 + 0.3) / 2)
+    assert policy.provenance == {
+        "converted_from": "AutoAlbument, latest.json",
+        "left_out": ["Resize", "Normalize", "ToTensorV2"],
+        "pruned_below": 0.0,
+    }
+
+
+def test_autoalbument_prunes(tmp_path: Path) -> None:
+    stages = [
+        composition("OneOf", 1, transform("RGBShift", 0.009, **SHIFT), transform("HorizontalFlip", 0.2), noop(0.791)),
+        composition("OneOf", 1, transform("HorizontalFlip", 1e-9), noop(1.0)),
+    ]
+    path = saved(tmp_path, autoalbument(*stages))
+    assert refused(Policy.from_autoalbument, path)[1] == "RGBShift"
+    policy = Policy.from_autoalbument(path, prune=0.01)
+    (first,), (second,) = policy.sub_policies[0]
+    assert (first.operation, first.probability) == ("flip", pytest.approx(0.2))
+    assert second.probability == 0.0  # nothing is left of the stage
+    assert policy.provenance["pruned_below"] == 0.01
+    for prune in (-0.1, 1, "a", True):
+        with pytest.raises(ValueError, match=r"prune should be a number in \[0, 1\), but got"):
+            Policy.from_autoalbument(path, prune=prune)  # type: ignore[arg-type]
+
+
+def test_autoalbument_thresholds_of_float_images(tmp_path: Path) -> None:
+    stage = composition("OneOf", 1, transform("Solarize", 0.5, threshold=[0.25, 0.25]), noop(0.5))
+    policy = Policy.from_autoalbument(saved(tmp_path, autoalbument(stage, largest=1.0)))
+    assert parameters(Policy([policy.sub_policies[0]])) == {63.75}
+
+
+def test_autoalbument_solarizes_and_multiplies_as_pillow_does(tmp_path: Path) -> None:
+    # What the versions of albumentations that AutoAlbument ran with compute, in numpy.
+    stage = composition("OneOf", 1, transform("Solarize", 0.5, threshold=[94, 94]), scaled(0.5, -0.27))
+    policy = Policy.from_autoalbument(saved(tmp_path, autoalbument(stage)))
+    solarize, brightness = (Policy([[[each]]]) for each in policy.sub_policies[0][0])
+    for image in resized(40, 30):
+        pixels = np.asarray(image)
+        found = apply(image, one_plan("solarize", *parameters(solarize)))
+        assert np.array_equal(np.asarray(found), np.where(pixels >= 94, 255 - pixels, pixels))
+        table = (np.arange(256, dtype=np.float32) * np.float32(1 - 0.27)).clip(0, 255).astype(np.uint8)
+        found = apply(image, one_plan("brightness", *parameters(brightness)))
+        assert np.array_equal(np.asarray(found), table[pixels])
+
+
+PLACE = "$.transform.transforms[1].transforms[0].transforms[0]"
+
+
+@pytest.mark.parametrize(
+    ("each", "path", "found", "expected"),
+    [
+        (transform("RGBShift", 0.5, **SHIFT), "", "RGBShift", "(it shifts single channels)"),
+        (transform("VerticalFlip", 0.5), "", "VerticalFlip", "(it mirrors top to bottom)"),
+        (transform("ShiftScaleRotate", 0.5), "", "ShiftScaleRotate", "with reflections, here it is one colour)"),
+        (transform("CoarseDropout", 0.5), "", "CoarseDropout", "(its holes are black, lie wholly inside"),
+        (transform("Blur", 0.5), "", "Blur", "HorizontalFlip, Solarize, RandomBrightnessContrast or NoOp"),
+        (scaled(0.5, 0.0, 0.3), ".brightness_limit", "[0.3, 0.3]", "0: it adds, brightness here multiplies"),
+        (scaled(0.5, 2.0), ".contrast_limit", "a factor of 3", "a factor in [0.1, 1.9], the range of brightness"),
+        (transform("Solarize", 0.5, threshold=[0, 255]), ".threshold", "[0, 255]", "twice the same number"),
+        (transform("Solarize", 0.5, threshold=[300, 300]), ".threshold", "300 of 255", "a threshold in [0, 256]"),
+        (transform("Solarize", 0.5, threshold=[10**400] * 2), ".threshold", None, "twice the same number"),
+        (transform("Solarize", 0.5), ".threshold", "nothing", "a policy as AutoAlbument saves it"),
+        (transform("HorizontalFlip", 1.5), ".p", "1.5", "a number in [0, 1]"),
+        (transform("HorizontalFlip", float("nan")), ".p", "nan", "a number in [0, 1]"),
+        ({"p": 0.5}, ".__class_fullname__", "nothing", "a policy as AutoAlbument saves it"),
+        ({"p": 0.5, "__class_fullname__": 3}, ".__class_fullname__", "3", "the name of a transform"),
+        (7, "", "7", "an object"),
+        (composition("Sequential", 0.5), "", "Sequential", "HorizontalFlip, Solarize"),
+    ],
+)
+def test_autoalbument_refuses_transforms(
+    each: Any, path: str, found: str | None, expected: str, tmp_path: Path
+) -> None:
+    document = autoalbument(composition("OneOf", 1, each, noop(0.5)))
+    where, what, wanted = refused(Policy.from_autoalbument, saved(tmp_path, document))
+    assert where == f"{PLACE}.transforms[0]{path}"
+    assert what == found or found is None
+    assert expected in wanted
+
+
+ROOT = "$.transform.transforms"
+NOTHING = composition("OneOf", 1, noop(1))
+
+
+@pytest.mark.parametrize(
+    ("document", "path", "found", "expected"),
+    [
+        ("{", "$", None, "valid JSON"),
+        ("[" * 100_000, "$", None, "valid JSON"),
+        ("[]", "$", "[]", "an object"),
+        ({}, "$.transform", "nothing", "a policy as AutoAlbument saves it"),
+        ({"transform": composition("OneOf", 1, noop(1))}, "$.transform", "OneOf", "Compose"),
+        ({"transform": composition("Compose", 1)}, ROOT, "[]", "a non-empty list"),
+        ({"transform": composition("Compose", 1, noop(1))}, ROOT, "0 OneOf", "one, the policy"),
+        ({"transform": composition("Compose", 1, NOTHING, NOTHING)}, ROOT, "2 OneOf", "one, the policy"),
+        ({"transform": composition("Compose", 1, NOTHING)}, f"{ROOT}[0].transforms[0]", "NoOp", "Sequential"),
+        ({"transform": composition("Compose", 0.5, NOTHING)}, "$.transform.p", "0.5", "1"),
+        (autoalbument(NOTHING, share=0.1), f"{ROOT}[1].transforms", "shares from 0.1 to 0.5", None),
+        (autoalbument(NOTHING, largest=65535), f"{ROOT}[2].max_pixel_value", "65535", "1 or 255"),
+        (autoalbument(noop(1)), PLACE, "NoOp", "OneOf"),
+        (autoalbument(composition("OneOf", 1, noop(0))), PLACE, "no share above 0", "one at least"),
+        (autoalbument(composition("OneOf", 0.5, noop(1))), f"{PLACE}.p", "0.5", "1"),
+        (autoalbument(), f"{ROOT}[1].transforms[0].transforms", "[]", "a non-empty list"),
+    ],
+)
+def test_autoalbument_refuses(
+    document: Any, path: str, found: str | None, expected: str | None, tmp_path: Path
+) -> None:
+    where, what, wanted = refused(Policy.from_autoalbument, saved(tmp_path, document))
+    assert where == path
+    assert what == found or found is None
+    assert wanted == expected or expected is None
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    for read in (Policy.from_autoalbument, Policy.from_fast_autoaugment):
+        with pytest.raises(PolicyError, match="found nothing readable"):
+            read(tmp_path / "missing.json")
+        with pytest.raises(PolicyError, match="expected UTF-8 text"):
+            read(tmp_path / "binary")
+
+
+# ------------------------------------------------------------------------------------------------------ albumentations
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it asks PyPI for its newest version otherwise
+    return pytest.importorskip("albumentations", minversion="2.0")
+
+
+def single(operation: str, magnitude: float | None, sign: int | None = None, probability: float = 1.0) -> Policy:
+    candidate = {"operation": operation, "weight": 1, "probability": probability, "magnitude": magnitude, "sign": sign}
+    return Policy([[[candidate]]])
+
+
+def difference(
+    operation: str,
+    magnitude: float | None,
+    sign: int | None,
+    image: Image.Image,
+    mode: str = "nearest",
+    **keywords: Any,
+) -> np.ndarray[Any, Any]:
+    """Absolute difference [H, W, 3] of what the export and the policy do."""
+    policy = single(operation, magnitude, sign)
+    (parameter,) = parameters(policy)
+    mode = InterpolationMode(mode)
+    ours = np.asarray(apply(image, one_plan(operation, parameter), interpolation=mode, **keywords))
+    exported = policy.to_albumentations((image.height, image.width), interpolation=mode, **keywords)
+    pixels = np.array(image)
+    theirs = exported(image=pixels)["image"]
+    assert np.array_equal(pixels, np.asarray(image)), "the export wrote into the image"
+    return np.abs(ours.astype(int) - theirs)
+
+
+MAGNITUDES = [0.0, 0.003, 0.1, 0.37, 0.5, 0.8, 1.0]
+
+
+def cases(*operations: str) -> list[tuple[str, float | None, int | None]]:
+    return [
+        (name, magnitude, sign)
+        for name in operations
+        for magnitude in (MAGNITUDES if OPERATIONS[name].has_magnitude else [None])
+        for sign in ((1, -1) if OPERATIONS[name].signed else (None,))
+    ]
+
+
+EXACT = ("flip", "invert", "solarize", "posterize", "brightness", "translate_x", "translate_y", "sample_pairing")
+
+
+@pytest.mark.parametrize(("operation", "magnitude", "sign"), cases(*EXACT))
+def test_the_export_gives_the_same_pixels(
+    operation: str, magnitude: float | None, sign: int | None, library: Any
+) -> None:
+    for image in [*resized(61, 40), *resized(32, 32)]:
+        assert not difference(operation, magnitude, sign, image, fill=(10, 20, 30)).any()
+
+
+@pytest.mark.parametrize(("operation", "magnitude", "sign"), cases("rotate", "contrast", "color", "auto_contrast"))
+def test_the_export_gives_nearly_the_same_pixels(
+    operation: str, magnitude: float | None, sign: int | None, library: Any
+) -> None:
+    for image in resized(224, 160):
+        found = difference(operation, magnitude, sign, image)
+        if operation == "rotate":
+            assert found.any(-1).mean() <= 0.001
+        else:
+            assert found.max() <= 2
+
+
+@pytest.mark.parametrize(("operation", "magnitude", "sign"), cases("rotate"))
+def test_the_export_interpolates(operation: str, magnitude: float, sign: int, library: Any) -> None:
+    for image in resized(96, 96):
+        assert difference(operation, magnitude, sign, image, mode="bilinear")[20:-20, 20:-20].mean() <= 1.5
+
+
+@pytest.mark.parametrize(("operation", "magnitude", "sign"), cases("shear_x", "shear_y"))
+def test_the_exported_shear_is_at_most_a_pixel_off(operation: str, magnitude: float, sign: int, library: Any) -> None:
+    # Each pixel holds its own position along the axis, so that a difference is a displacement.
+    horizontal = operation == "shear_x"
+    ramp = np.arange(1, 121, dtype=np.uint8)
+    pixels = np.broadcast_to(ramp[None, :, None] if horizontal else ramp[:, None, None], (120, 120, 3))
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    (parameter,) = parameters(single(operation, magnitude, sign))
+    ours = np.asarray(apply(image, one_plan(operation, parameter))).astype(int)
+    theirs = single(operation, magnitude, sign).to_albumentations((120, 120))(image=np.array(image))["image"]
+    inside = (ours > 0) & (theirs > 0)
+    assert inside.mean() > 0.6
+    assert np.abs(ours - theirs)[inside].max() <= 1
+    assert (~inside ^ ((ours == 0) & (theirs == 0))).mean() <= 1 / 120
+
+
+@pytest.mark.parametrize("magnitude", MAGNITUDES)
+def test_the_exported_sharpness_differs_at_the_border_only(magnitude: float, library: Any) -> None:
+    for image in resized(80, 60):
+        assert difference("sharpness", magnitude, 1, image)[1:-1, 1:-1].max() <= 1
+
+
+def test_the_exported_equalize_is_another_table(library: Any) -> None:
+    for image in resized(224, 160):
+        found = difference("equalize", None, None, image)
+        assert found.mean() <= 10
+        assert found.max() <= 60
+
+
+@pytest.mark.parametrize("magnitude", MAGNITUDES)
+def test_the_exported_cutout_is_as_large(magnitude: float, library: Any) -> None:
+    side = int(0.2 * magnitude * 70 + 0.5)
+    exported = single("cutout", magnitude).to_albumentations((50, 70))
+    for _ in range(5):
+        found = exported(image=np.zeros((50, 70, 3), np.uint8))["image"]
+        assert (found == (125, 123, 114)).all(-1).sum() == side * side
+        assert found.any(-1).sum() == side * side
+
+
+def test_every_operation_is_exported_or_refused(library: Any) -> None:
+    for name, operation in OPERATIONS.items():
+        policy = single(name, 0.5 if operation.has_magnitude else None)
+        if name == "sharpness":
+            found = refused(policy.to_albumentations, (32, 32))
+            wanted = "what albumentations has too, or sharpness in leave_out"
+            assert found == ("$.sub_policies[0][0][0]", "sharpness at 0.55", wanted)
+        else:
+            policy.to_albumentations((32, 32))
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    left_out = single("sharpness", 0.5).to_albumentations((32, 32), leave_out={"sharpness"})
+    assert np.array_equal(left_out(image=image)["image"], image)
+
+
+def test_the_export_keeps_the_shares(library: Any) -> None:
+    policy = Policy(
+        [
+            [
+                [
+                    {"operation": "rotate", "weight": 3, "probability": 0.5, "magnitude": 0.4},
+                    {"operation": "contrast", "weight": 1, "probability": 0.8, "magnitude": 0.4, "sign": -1},
+                    {"operation": "posterize", "weight": 1, "probability": 1.0, "magnitude": 0.01},
+                ],
+                [{"operation": "invert", "weight": 1, "probability": 1.0}],
+            ],
+            [
+                [{"operation": "flip", "weight": 1, "probability": 0.0}],
+                [{"operation": "flip", "weight": 1, "probability": 0.3}],
+            ],
+        ]
+    )
+    (choice,) = policy.to_albumentations((32, 32)).transforms
+    assert choice.transforms_ps == [0.5, 0.5]
+
+    def key(each: Any) -> tuple[str, Any]:
+        return type(each).__name__, each.get_transform_init_args().get("limit")
+
+    stages = [stage for sub_policy in choice.transforms for stage in sub_policy.transforms]
+    shares = [{key(each): p for each, p in zip(stage, stage.transforms_ps, strict=True)} for stage in stages]
+    assert shares == [
+        {
+            ("Rotate", (12.0, 12.0)): pytest.approx(0.15),
+            ("Rotate", (-12.0, -12.0)): pytest.approx(0.15),
+            ("ColorJitter", None): pytest.approx(0.16),
+            ("NoOp", None): pytest.approx(0.54),  # posterize keeps all 8 bits
+        },
+        {("InvertImg", None): 1.0},
+        {("NoOp", None): 1.0},
+        {("HorizontalFlip", None): pytest.approx(0.3), ("NoOp", None): pytest.approx(0.7)},
+    ]
+
+
+def test_the_export_runs_as_often(library: Any) -> None:
+    policy = Policy(
+        [
+            [[{"operation": "invert", "weight": 1, "probability": 0.3}]],
+            [[{"operation": "flip", "weight": 1, "probability": 1.0}]],
+        ]
+    )
+    exported = policy.to_albumentations((2, 2))
+    exported.set_random_seed(0)
+    image = np.array([[[1] * 3, [2] * 3]] * 2, dtype=np.uint8)
+    outcomes = [int(exported(image=image)["image"][0, 0, 0]) for _ in range(2000)]
+    assert outcomes.count(254) == pytest.approx(300, abs=80)
+    assert outcomes.count(2) == pytest.approx(1000, abs=112)
+
+
+def test_the_export_can_be_saved(library: Any) -> None:
+    policy = Policy.from_autoaugment("svhn")
+    exported = policy.to_albumentations((32, 32), leave_out=["sharpness"])
+    again = library.from_dict(json.loads(json.dumps(library.to_dict(exported))))
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    for each in (exported, again):
+        each.set_random_seed(3)
+    for _ in range(20):
+        assert np.array_equal(exported(image=image)["image"], again(image=image)["image"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords", "message"),
+    [
+        ((0, 4), {}, r"size should be a positive height and width, but got \(0, 4\) instead"),
+        ((4, 4.0), {}, r"size should be a positive height and width, but got \(4, 4.0\) instead"),
+        ((4, 4), {"leave_out": ["blur"]}, r"leave_out should hold names of operations, but got \['blur'\] instead"),
+        ((4, 4), {"interpolation": InterpolationMode.BICUBIC}, "interpolation should be InterpolationMode.NEAREST or"),
+    ],
+)
+def test_the_export_refuses_arguments(arguments: Any, keywords: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        single("flip", None).to_albumentations(arguments, **keywords)
+
+
+def test_the_export_needs_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "albumentations", None)
+    with pytest.raises(
+        ImportError, match=r'needs albumentations .*: pip install "fasteraa_transforms\[albumentations\]"'
+    ):
+        single("flip", None).to_albumentations((4, 4))
+
+
+def test_the_export_needs_a_new_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = type(sys)("albumentations")
+    old.__version__ = "1.4.24"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "albumentations", old)
+    with pytest.raises(ImportError, match=r"albumentations should be 2 or newer, but is 1\.4\.24"):
+        single("flip", None).to_albumentations((4, 4))
