@@ -6,7 +6,6 @@ changes its input.
 """
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -122,14 +121,16 @@ def auto_contrast_table(low: int, high: int) -> bytes:
     return bytes(low) + levels + bytes(255 - high)
 
 
-def _equalize_table(histogram: Sequence[int]) -> bytes:
-    """As `ImageOps.equalize` computes it."""
-    counts = [count for count in histogram if count]
-    step = (sum(counts) - counts[-1]) // 255
-    if step == 0:
-        return _LEVELS
-    levels = [total // step for total in itertools.accumulate(histogram[:255], initial=step // 2)]
-    return bytes(levels if levels[-1] <= 255 else [min(level, 255) for level in levels])
+def equalize_tables(histograms: NDArray[np.int64]) -> list[bytes]:
+    """For each histogram [P, 256] the table of `ImageOps.equalize`."""
+    up_to = histograms.cumsum(axis=1)
+    pixels = up_to[:, -1:]
+    brightest = (up_to < pixels).sum(axis=1, keepdims=True)
+    step = (pixels - np.take_along_axis(histograms, brightest, axis=1)) // 255  # [P, 1]
+    # The quotient of whole numbers of this size, truncated, is exact in float64.
+    levels = (up_to - histograms + step // 2) / np.maximum(step, 1)
+    tables = np.minimum(levels, 255).astype(np.uint8)  # Pillow's point() clips the table at 255
+    return [table.tobytes() if n else _LEVELS for table, n in zip(tables, step[:, 0].tolist(), strict=True)]
 
 
 @functools.lru_cache(maxsize=1024)
@@ -172,9 +173,8 @@ def brightness(image: Image.Image, factor: float) -> Image.Image:
 
 
 def contrast(image: Image.Image, factor: float) -> Image.Image:
-    histogram = image.convert("L").histogram()
-    total = sum(level * count for level, count in enumerate(histogram))
-    mean = int(total / (image.width * image.height) + 0.5)
+    luma = np.frombuffer(image.convert("L").tobytes(), dtype=np.uint8)
+    mean = int(int(luma.sum(dtype=np.int64)) / luma.size + 0.5)
     return _look_up(image, contrast_table(mean, factor))
 
 
@@ -184,8 +184,8 @@ def auto_contrast(image: Image.Image, _: float) -> Image.Image:
 
 
 def equalize(image: Image.Image, _: float) -> Image.Image:
-    histogram = image.histogram()
-    return _look_up(image, *(_equalize_table(histogram[i : i + 256]) for i in range(0, len(histogram), 256)))
+    histograms = np.array(image.histogram()).reshape(-1, 256)
+    return _look_up(image, *equalize_tables(histograms))
 
 
 # --- color, sharpness, cutout, sample pairing -------------------------------------------------------------------------
@@ -213,14 +213,29 @@ def smooth(values: NDArray[np.uint8], step: int, row: int) -> NDArray[np.uint8]:
     total += centre
     total += 6  # 13 is odd, so there are no ties
     total //= 13
-    result = values.copy()
+    result = np.empty_like(values)
     result[row + step : -row - step] = total
     return result
 
 
+def copy_edges(source: NDArray[np.uint8], target: NDArray[np.uint8], axes: tuple[int, int]) -> None:
+    """Copy the outermost pixels; ``axes`` are those of rows and columns."""
+    for axis in axes:
+        for index in (0, -1):
+            place = (slice(None),) * axis + (index,)
+            target[place] = source[place]
+
+
 @_keep_alpha
 def sharpness(image: Image.Image, factor: float) -> Image.Image:
-    return ImageEnhance.Sharpness(image).enhance(factor)
+    width, height = image.size
+    if width < 3 or height < 3:
+        return image.copy()  # Pillow's filter copies the outermost pixels, and there are no others
+    bands = len(image.getbands())
+    values = np.frombuffer(image.tobytes(), dtype=np.uint8)
+    blurred = smooth(values, bands, bands * width).reshape(height, width, bands)
+    copy_edges(values.reshape(blurred.shape), blurred, (0, 1))
+    return Image.blend(Image.frombuffer(image.mode, image.size, blurred, "raw", image.mode, 0, 1), image, factor)
 
 
 @_keep_alpha

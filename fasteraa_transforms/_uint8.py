@@ -28,10 +28,9 @@ Images = NDArray[np.uint8]  # [N, C, H, W]
 Parameters = Sequence[float] | NDArray[np.float64]  # [N]
 MatrixOf = Callable[[float, int, int], _geometry.Matrix]
 
-_LEVELS = np.arange(256)
 # ITU-R 601-2 in 16.16 fixed point, as Pillow's Convert.c has it. In float32 these weights, their products with 8 bits
 # and the sums of those are exact: they have no more than 24 bits.
-_LUMA = tuple(np.float32(weight / 65536) for weight in (19595, 38470, 7471))
+_LUMA = (np.array([19595, 38470, 7471]) / 65536).astype(np.float32)[:, None, None]
 
 
 def _column(parameter: Parameters, dtype: type[np.generic]) -> Any:
@@ -47,7 +46,7 @@ def _column(parameter: Parameters, dtype: type[np.generic]) -> Any:
 class _Source(NamedTuple):
     """Where the pixels of a transformed image come from."""
 
-    index: NDArray[np.int32]  # [H W], into the flattened input; any pixel where it would lie outside
+    index: NDArray[np.intp]  # [H W], into the flattened input; any pixel where it would lie outside
     inside: NDArray[np.uint8] | None  # [H W], 255 inside of the input and 0 outside; None if nothing is outside
 
 
@@ -97,16 +96,16 @@ def _bytes(source: _Source) -> int:
     return source.index.nbytes + (0 if source.inside is None else source.inside.nbytes)
 
 
-# 32 MiB hold 133 matrices for images of 224 × 224, or 6500 for images of 32 × 32.
-sources = SourceCache(2**25)
+# 64 MiB hold 148 matrices for images of 224 × 224, or 7281 for images of 32 × 32.
+sources = SourceCache(2**26)
 
 
 def _fill_column(fill: float | Sequence[float], channels: int) -> Any:
-    """``fill`` as uint8, one number, or [C, 1, 1] if it has one for each channel."""
+    """``fill`` as an int, or as uint8 [C, 1, 1] if it has one number for each channel."""
     values = (fill,) if isinstance(fill, numbers.Real) else tuple(fill)  # type: ignore[arg-type]
     if len(values) not in (1, channels):
         raise ValueError(f"fill should be one number or one for each of {channels} channels, but got {fill} instead")
-    return np.uint8(values[0]) if len(values) == 1 else np.array(values).astype(np.uint8)[:, None, None]
+    return int(values[0]) if len(values) == 1 else np.array(values).astype(np.uint8)[:, None, None]
 
 
 def _fits_fixed_point(matrix: _geometry.Matrix, height: int, width: int) -> bool:
@@ -137,7 +136,7 @@ def nearest_coordinates(
 def _nearest_source(matrix: _geometry.Matrix, height: int, width: int) -> _Source:
     x, y = nearest_coordinates(matrix, height, width)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    index = np.where(inside, y * width + x, 0).astype(np.int32)
+    index = np.where(inside, y * width + x, 0).astype(np.intp)  # `take` would convert any other type in each call
     return _Source(index.reshape(-1), None if inside.all() else -inside.reshape(-1).view(np.uint8))
 
 
@@ -159,8 +158,8 @@ def _nearest(images: Images, matrix_of: MatrixOf, parameter: Parameters, fill: A
         image.reshape(planes.shape).take(source.index, axis=1, out=planes, mode="clip")
         if source.inside is not None:
             planes &= source.inside
-            if np.any(fill):
-                planes |= np.reshape(fill, (-1, 1)) & ~source.inside
+            if not isinstance(fill, int) or fill != 0:
+                planes |= np.reshape(fill, (-1, 1)).astype(np.uint8) & ~source.inside
     return result
 
 
@@ -256,29 +255,26 @@ def flip(images: Images, _: Parameters) -> Images:
 # --- tables of 256 entries --------------------------------------------------------------------------------------------
 
 
-def _look_up(parts: NDArray[np.uint8], tables: Sequence[bytes]) -> NDArray[np.uint8]:
-    """Map the pixels of each part (an image, or a channel) through the table for it."""
-    if len(parts) == 1:
-        return np.frombuffer(bytearray(parts).translate(tables[0]), dtype=np.uint8).reshape(parts.shape)
-    result = np.empty_like(parts, order="C")
-    for part, table, output in zip(parts, tables, result, strict=True):
-        output.reshape(-1)[:] = np.frombuffer(bytearray(part).translate(table), dtype=np.uint8)
-    return result
+def _look_up(images: Images, tables: Sequence[bytes]) -> Images:
+    """Map the pixels of each image, or of each channel, through the table for it, as many as there are tables."""
+    data = np.ascontiguousarray(images).data.cast("B") if images.size else memoryview(b"")
+    if len(tables) == 1:
+        mapped = bytearray(data).translate(tables[0])
+    else:
+        size = images.size // max(len(tables), 1)
+        parts = (bytes(data[i * size : (i + 1) * size]) for i in range(len(tables)))
+        mapped = bytearray().join([part.translate(table) for part, table in zip(parts, tables, strict=True)])
+    return np.frombuffer(mapped, dtype=np.uint8).reshape(images.shape)
 
 
-def _look_up_planes(images: Images, tables: Sequence[bytes]) -> Images:
-    n, channels, height, width = images.shape
-    return _look_up(images.reshape(n * channels, height, width), tables).reshape(images.shape)
-
-
-def _histograms(images: Images) -> NDArray[np.int64]:  # [N, C, 256]
+def _histograms(images: Images) -> NDArray[np.int64]:  # [N C, 256]
     n, channels, height, width = images.shape
     if height * width >= 2**12:  # from about here on Pillow is faster than numpy
         planes = np.ascontiguousarray(images).reshape(n * channels, height, width)
         counts = [Image.frombuffer("L", (width, height), plane, "raw", "L", 0, 1).histogram() for plane in planes]
-        return np.array(counts).reshape(n, channels, 256)
+        return np.array(counts).reshape(n * channels, 256)
     offset = 256 * np.arange(n * channels).reshape(n, channels, 1, 1)
-    return np.bincount((images + offset).reshape(-1), minlength=n * channels * 256).reshape(n, channels, 256)
+    return np.bincount((images + offset).reshape(-1), minlength=n * channels * 256).reshape(n * channels, 256)
 
 
 def _blend(start: Any, end: Images, weight: Parameters) -> Images:
@@ -289,7 +285,7 @@ def _blend(start: Any, end: Images, weight: Parameters) -> Images:
     result *= _column(weight, np.float32)
     result += start
     if not all(0 <= value <= 1 for value in weight):
-        np.clip(result, 0, 255, out=result)
+        result.clip(0, 255, out=result)
     return result.astype(np.uint8)
 
 
@@ -326,32 +322,22 @@ def auto_contrast(images: Images, _: Parameters) -> Images:
     n, channels, height, width = images.shape
     planes = images.reshape(n * channels, height * width)
     limits = zip(planes.min(axis=1).tolist(), planes.max(axis=1).tolist(), strict=True)
-    return _look_up_planes(images, [_pillow.auto_contrast_table(low, high) for low, high in limits])
+    return _look_up(images, [_pillow.auto_contrast_table(low, high) for low, high in limits])
 
 
 def equalize(images: Images, _: Parameters) -> Images:
-    histogram = _histograms(images)
-    brightest = 255 - (histogram[..., ::-1] > 0).argmax(axis=2)  # [N, C]
-    last = np.take_along_axis(histogram, brightest[..., None], axis=2)
-    step = (histogram.sum(axis=2, keepdims=True) - last) // 255  # [N, C, 1]
-    below = histogram.cumsum(axis=2) - histogram
-    table = np.minimum((step // 2 + below) // np.maximum(step, 1), 255)  # Pillow's point() clips the table at 255
-    tables = np.where(step > 0, table, _LEVELS).astype(np.uint8).reshape(math.prod(images.shape[:2]), 256)
-    return _look_up_planes(images, [table.tobytes() for table in tables])
+    return _look_up(images, _pillow.equalize_tables(_histograms(images)))
 
 
 # --- color, sharpness, cutout, sample pairing -------------------------------------------------------------------------
 
 
 def _luma(images: Images) -> NDArray[np.uint8]:  # [N, 1, H, W]
-    red, green, blue = (images[:, i : i + 1].astype(np.float32) for i in range(3))
-    red *= _LUMA[0]
-    green *= _LUMA[1]
-    blue *= _LUMA[2]
-    red += green
-    red += blue
-    red += np.float32(0.5)
-    return red.astype(np.uint8)
+    weighted = images.astype(np.float32)
+    weighted *= _LUMA
+    total = np.add.reduce(weighted, axis=1, keepdims=True)
+    total += np.float32(0.5)
+    return total.astype(np.uint8)
 
 
 def color(images: Images, factor: Parameters) -> Images:
@@ -366,8 +352,7 @@ def sharpness(images: Images, factor: Parameters) -> Images:
     if height < 3 or width < 3:
         return images  # Pillow's filter copies the outermost pixels, and there are no others
     smooth = _pillow.smooth(images.reshape(-1), 1, width).reshape(images.shape)
-    for edge in (np.s_[..., 0, :], np.s_[..., -1, :], np.s_[..., 0], np.s_[..., -1]):
-        smooth[edge] = images[edge]
+    _pillow.copy_edges(images, smooth, (2, 3))
     return _blend(smooth, images, factor)
 
 
