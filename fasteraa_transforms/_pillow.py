@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageEnhance, ImageOps
 from torchvision.transforms import InterpolationMode
 
-from fasteraa_transforms import _geometry
+from fasteraa_transforms import _arithmetic, _geometry
 
 MODES = ("L", "RGB", "RGBA")
 CUTOUT_RGB = (125, 123, 114)  # the mean colour AutoAugment's descendants fill with (Fast AutoAugment, CutoutAbs)
@@ -100,8 +99,9 @@ def flip(image: Image.Image, _: float) -> Image.Image:
 
 # --- tables of 256 entries --------------------------------------------------------------------------------------------
 
-_LEVELS = bytes(range(256))
-_RAMP = Image.frombytes("L", (256, 1), _LEVELS)  # every level once: what an operation makes of it is its table
+_RAMP = Image.frombytes(
+    "L", (256, 1), _arithmetic.LEVELS
+)  # every level once: what an operation makes of it is its table
 
 
 @functools.lru_cache(maxsize=1024)
@@ -119,18 +119,6 @@ def auto_contrast_table(low: int, high: int) -> bytes:
     """For a channel whose levels lie in [low, high]; the other entries do not matter."""
     levels = ImageOps.autocontrast(_RAMP.crop((low, 0, high + 1, 1))).tobytes()
     return bytes(low) + levels + bytes(255 - high)
-
-
-def equalize_tables(histograms: NDArray[np.int64]) -> list[bytes]:
-    """For each histogram [P, 256] the table of `ImageOps.equalize`."""
-    up_to = histograms.cumsum(axis=1)
-    pixels = up_to[:, -1:]
-    brightest = (up_to < pixels).sum(axis=1, keepdims=True)
-    step = (pixels - np.take_along_axis(histograms, brightest, axis=1)) // 255  # [P, 1]
-    # The quotient of whole numbers of this size, truncated, is exact in float64.
-    levels = (up_to - histograms + step // 2) / np.maximum(step, 1)
-    tables = np.minimum(levels, 255).astype(np.uint8)  # Pillow's point() clips the table at 255
-    return [table.tobytes() if n else _LEVELS for table, n in zip(tables, step[:, 0].tolist(), strict=True)]
 
 
 @functools.lru_cache(maxsize=1024)
@@ -152,7 +140,7 @@ def _look_up(image: Image.Image, *tables: bytes) -> Image.Image:
     image.load()
     bands = len(image.getbands())
     whole = tables[0] * min(bands, 3) if len(tables) == 1 else b"".join(tables[:3])
-    return image._new(image.im.point(whole + _LEVELS if bands == 4 else whole, None))
+    return image._new(image.im.point(whole + _arithmetic.LEVELS if bands == 4 else whole, None))
 
 
 def solarize(image: Image.Image, threshold: float) -> Image.Image:
@@ -184,8 +172,9 @@ def auto_contrast(image: Image.Image, _: float) -> Image.Image:
 
 
 def equalize(image: Image.Image, _: float) -> Image.Image:
-    histograms = np.array(image.histogram()).reshape(-1, 256)
-    return _look_up(image, *equalize_tables(histograms))
+    histogram = image.histogram()
+    histograms = np.fromiter(histogram, dtype=np.int64, count=len(histogram)).reshape(-1, 256)
+    return _look_up(image, *_arithmetic.equalize_tables(histograms))
 
 
 # --- color, sharpness, cutout, sample pairing -------------------------------------------------------------------------
@@ -196,46 +185,12 @@ def color(image: Image.Image, factor: float) -> Image.Image:
     return Image.blend(image.convert("L").convert(image.mode), image, factor)
 
 
-def smooth(values: NDArray[np.uint8], step: int, row: int) -> NDArray[np.uint8]:
-    """``ImageFilter.SMOOTH``, (1 1 1, 1 5 1, 1 1 1) / 13 rounded to nearest, several times as fast as Pillow.
-
-    Args:
-        values: one or more images, flattened, contiguous. What becomes of their outermost pixels means nothing.
-        step: distance between a value and its neighbour in the same row.
-        row: distance between a value and its neighbour in the same column.
-    """
-    wide = values.astype(np.uint16)
-    total = wide[: -2 * step] + wide[step:-step]
-    total += wide[2 * step :]
-    total = total[: -2 * row] + total[row:-row] + total[2 * row :]
-    centre = wide[row + step : -row - step]
-    centre *= 4
-    total += centre
-    total += 6  # 13 is odd, so there are no ties
-    total //= 13
-    result = np.empty_like(values)
-    result[row + step : -row - step] = total
-    return result
-
-
-def copy_edges(source: NDArray[np.uint8], target: NDArray[np.uint8], axes: tuple[int, int]) -> None:
-    """Copy the outermost pixels; ``axes`` are those of rows and columns."""
-    for axis in axes:
-        for index in (0, -1):
-            place = (slice(None),) * axis + (index,)
-            target[place] = source[place]
-
-
 @_keep_alpha
 def sharpness(image: Image.Image, factor: float) -> Image.Image:
-    width, height = image.size
-    if width < 3 or height < 3:
-        return image.copy()  # Pillow's filter copies the outermost pixels, and there are no others
+    # In numpy, as Pillow's filter takes several times as long.
     bands = len(image.getbands())
-    values = np.frombuffer(image.tobytes(), dtype=np.uint8)
-    blurred = smooth(values, bands, bands * width).reshape(height, width, bands)
-    copy_edges(values.reshape(blurred.shape), blurred, (0, 1))
-    return Image.blend(Image.frombuffer(image.mode, image.size, blurred, "raw", image.mode, 0, 1), image, factor)
+    values = np.frombuffer(image.tobytes(), dtype=np.uint8).reshape(1, 1, image.height, -1)
+    return Image.frombytes(image.mode, image.size, _arithmetic.sharpen(values, (factor,), bands))
 
 
 @_keep_alpha

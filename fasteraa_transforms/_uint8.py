@@ -22,23 +22,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 
-from fasteraa_transforms import _geometry, _pillow
+from fasteraa_transforms import _arithmetic, _geometry, _pillow
+from fasteraa_transforms._arithmetic import Parameters, column
 
 Images = NDArray[np.uint8]  # [N, C, H, W]
-Parameters = Sequence[float] | NDArray[np.float64]  # [N]
 MatrixOf = Callable[[float, int, int], _geometry.Matrix]
-
-# ITU-R 601-2 in 16.16 fixed point, as Pillow's Convert.c has it. In float32 these weights, their products with 8 bits
-# and the sums of those are exact: they have no more than 24 bits.
-_LUMA = (np.array([19595, 38470, 7471]) / 65536).astype(np.float32)[:, None, None]
-
-
-def _column(parameter: Parameters, dtype: type[np.generic]) -> Any:
-    """The parameters so that they broadcast against images; that of a single image as a scalar, which is faster."""
-    if len(parameter) == 1:
-        return dtype(parameter[0])  # type: ignore[call-arg]
-    return np.asarray(parameter).astype(dtype)[:, None, None, None]
-
 
 # --- geometry ---------------------------------------------------------------------------------------------------------
 
@@ -262,7 +250,8 @@ def _look_up(images: Images, tables: Sequence[bytes]) -> Images:
         mapped = bytearray(data).translate(tables[0])
     else:
         size = images.size // max(len(tables), 1)
-        parts = (bytes(data[i * size : (i + 1) * size]) for i in range(len(tables)))
+        # Not bytes, whose translate is slower: it keeps track of whether anything changed.
+        parts = (bytearray(data[i * size : (i + 1) * size]) for i in range(len(tables)))
         mapped = bytearray().join([part.translate(table) for part, table in zip(parts, tables, strict=True)])
     return np.frombuffer(mapped, dtype=np.uint8).reshape(images.shape)
 
@@ -277,28 +266,16 @@ def _histograms(images: Images) -> NDArray[np.int64]:  # [N C, 256]
     return np.bincount((images + offset).reshape(-1), minlength=n * channels * 256).reshape(n * channels, 256)
 
 
-def _blend(start: Any, end: Images, weight: Parameters) -> Images:
-    """Twin of ``ImagingBlend`` (Pillow's Blend.c): float32 arithmetic, truncated, clipped; ``start`` is broadcast."""
-    start = start.astype(np.float32)
-    result = end.astype(np.float32, order="C")
-    result -= start
-    result *= _column(weight, np.float32)
-    result += start
-    if not all(0 <= value <= 1 for value in weight):
-        result.clip(0, 255, out=result)
-    return result.astype(np.uint8)
-
-
 def solarize(images: Images, threshold: Parameters) -> Images:
     level = [math.ceil(value) for value in threshold]  # x >= threshold is x >= level
-    over = -(images >= _column([min(value, 255) for value in level], np.uint8)).view(np.uint8)  # 255 or 0
+    over = -(images >= column([min(value, 255) for value in level], np.uint8)).view(np.uint8)  # 255 or 0
     if max(level, default=0) > 255:
-        over *= _column([value < 256 for value in level], np.uint8)
+        over *= column([value < 256 for value in level], np.uint8)
     return images ^ over
 
 
 def posterize(images: Images, bits: Parameters) -> Images:
-    return images & _column([0xFF00 >> int(value) & 0xFF for value in bits], np.uint8)
+    return images & column([0xFF00 >> int(value) & 0xFF for value in bits], np.uint8)
 
 
 def invert(images: Images, _: Parameters) -> Images:
@@ -311,9 +288,12 @@ def brightness(images: Images, factor: Parameters) -> Images:
 
 def contrast(images: Images, factor: Parameters) -> Images:
     """Blend with the mean luma; on other than 3 channels, with the mean of all channels."""
-    grey = _luma(images) if images.shape[1] == 3 else images
-    count = math.prod(grey.shape[1:])
-    totals = grey.sum(axis=(1, 2, 3), dtype=np.uint32 if count < 2**24 else np.int64)  # 32 bits are twice as fast
+    count = math.prod(images.shape[2:])
+    if images.shape[1] == 3:
+        totals = _arithmetic.luma_sum(images)
+    else:
+        count *= images.shape[1]
+        totals = images.sum(axis=(1, 2, 3), dtype=np.int64)
     means = [int(total / count + 0.5) for total in totals.tolist()]
     return _look_up(images, [_pillow.contrast_table(*pair) for pair in zip(means, factor, strict=True)])
 
@@ -326,34 +306,21 @@ def auto_contrast(images: Images, _: Parameters) -> Images:
 
 
 def equalize(images: Images, _: Parameters) -> Images:
-    return _look_up(images, _pillow.equalize_tables(_histograms(images)))
+    return _look_up(images, _arithmetic.equalize_tables(_histograms(images)))
 
 
 # --- color, sharpness, cutout, sample pairing -------------------------------------------------------------------------
-
-
-def _luma(images: Images) -> NDArray[np.uint8]:  # [N, 1, H, W]
-    weighted = images.astype(np.float32)
-    weighted *= _LUMA
-    total = np.add.reduce(weighted, axis=1, keepdims=True)
-    total += np.float32(0.5)
-    return total.astype(np.uint8)
 
 
 def color(images: Images, factor: Parameters) -> Images:
     """Blend with luma; the identity on other than 3 channels."""
     if images.shape[1] != 3:
         return images
-    return _blend(_luma(images), images, factor)
+    return _arithmetic.saturate(images, factor)
 
 
 def sharpness(images: Images, factor: Parameters) -> Images:
-    height, width = images.shape[2:]
-    if height < 3 or width < 3:
-        return images  # Pillow's filter copies the outermost pixels, and there are no others
-    smooth = _pillow.smooth(images.reshape(-1), 1, width).reshape(images.shape)
-    _pillow.copy_edges(images, smooth, (2, 3))
-    return _blend(smooth, images, factor)
+    return _arithmetic.sharpen(images, factor, 1)
 
 
 def cutout(images: Images, fraction: Parameters, *, centre: Sequence[Sequence[float]] | NDArray[np.float64]) -> Images:
@@ -367,4 +334,4 @@ def cutout(images: Images, fraction: Parameters, *, centre: Sequence[Sequence[fl
 
 
 def sample_pairing(images: Images, weight: Parameters, *, partner: Images) -> Images:
-    return _blend(images, partner, weight)
+    return _arithmetic.blend(images, partner, weight)
