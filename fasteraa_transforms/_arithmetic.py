@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 Parameters = Sequence[float] | NDArray[np.float64]  # [N]
 
-_BAND = 2**15  # values; 128 KiB in float32
+_BAND = 2**16  # values; 256 KiB in float32
 LEVELS = bytes(range(256))  # the table that changes nothing
 
 # ITU-R 601-2 in 16.16 fixed point, as Pillow's Convert.c has it. In float32 these weights, their products with 8 bits

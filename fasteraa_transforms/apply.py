@@ -8,7 +8,9 @@ import numbers
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
@@ -22,9 +24,13 @@ Images = TypeVar("Images", Tensor, Image.Image)
 _OPERATIONS = tuple(OPERATIONS.values())
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-# The uint8 forms take so many values at a time, or one image if it has more. Taking more is no faster, and their int64
-# and float64 intermediates stay within a few MiB (with large images, within those of one image) whatever the batch.
+# The uint8 forms take so many values at a time, or one image if it has more. Taking more is no faster, and their wider
+# intermediates stay within a few MiB (with large images, within those of one image) whatever the batch.
 _CHUNK = 2**17
+
+Fill = tuple[float, ...]
+# What happens to one image in one stage: operation, parameter, centre, and the partner, None if it has none.
+Step = tuple[Operation, float, Sequence[float], int | None]
 
 _MODES: dict[object, InterpolationMode] = {
     InterpolationMode.NEAREST: InterpolationMode.NEAREST,
@@ -46,6 +52,8 @@ def interpolation_mode(interpolation: InterpolationMode | str | int) -> Interpol
         >>> interpolation_mode("bilinear")
         <InterpolationMode.BILINEAR: 'bilinear'>
     """
+    if interpolation is InterpolationMode.NEAREST or interpolation is InterpolationMode.BILINEAR:
+        return interpolation
     mode: Any = _MODES.get(interpolation, interpolation)
     _pillow.check_interpolation(mode)
     return mode
@@ -61,6 +69,8 @@ def fill_values(fill: float | Sequence[float]) -> tuple[float, ...]:
         >>> fill_values(7), fill_values([1, 2, 3])
         ((7,), (1, 2, 3))
     """
+    if type(fill) in (int, float):
+        return (fill,)  # type: ignore[return-value]
     values: tuple[Any, ...] = tuple(fill) if isinstance(fill, Sequence) else (fill,)
     if not all(isinstance(value, numbers.Real) for value in values):
         raise TypeError(f"fill should be a number or a sequence with one number per channel, but got {fill!r} instead")
@@ -123,21 +133,51 @@ def apply(
     return _apply_tensor(images.as_subclass(Tensor), plan, mode, values)
 
 
-def _check(plan: Plan, count: int, fill: tuple[float, ...], channels: int, highest: int) -> None:
+def apply_one(
+    image: Images,
+    drawn: Sequence[tuple[int, float, Sequence[float]]],
+    interpolation: InterpolationMode | str | int,
+    fill: float | Sequence[float],
+) -> Images:
+    """`apply` for one image and what `Policy.sample_one` has drawn for it, without making a `Plan` of tensors.
+
+    Args:
+        image: PIL image, or uint8 tensor [C, H, W] with at least one pixel on the CPU.
+        drawn: operation, as its index, parameter and centre of each stage that is applied.
+        interpolation: as `apply` takes it.
+        fill: as `apply` takes it.
+    """
+    mode, values = interpolation_mode(interpolation), fill_values(fill)
+    steps: list[Step] = [(_OPERATIONS[index], parameter, centre, None) for index, parameter, centre in drawn]
+    if isinstance(image, Image.Image):
+        _pillow.check_mode(image)
+        _check_fill(values, len(image.getbands()), 255)
+        return _steps_pillow(image, steps, mode, values)
+    _check_fill(values, image.shape[0], 255)
+    result = np.empty(image.shape, dtype=np.uint8)
+    _steps_uint8(np.ascontiguousarray(image.numpy())[None], steps, mode, values, out=result)
+    return torch.from_numpy(result)
+
+
+def _check(plan: Plan, count: int, fill: Fill, channels: int, highest: int) -> None:
     """Raise ValueError if the plan or the fill do not fit ``count`` images of so many channels."""
     if len(plan) != count:
         raise ValueError(f"the plan should have one row for each image, but has {len(plan)} for {count}")
+    _check_fill(fill, channels, highest)
+
+
+def _check_fill(fill: Fill, channels: int, highest: int) -> None:
     if len(fill) not in (1, channels):
         raise ValueError(f"fill should be one number or one for each of {channels} channels, but got {fill} instead")
-    if not all(0 <= value <= highest for value in fill):
+    if min(fill) < 0 or max(fill) > highest:
         raise ValueError(f"fill should be in [0, {highest}], the range of the images, but got {fill} instead")
 
 
 Schedule = list[list[tuple[Operation, Tensor]]]
 
 
-def _schedule(plan: Plan) -> Schedule:
-    """For each stage of a plan on the CPU, the operations that happen there, each with the rows [n] it happens to."""
+def _chosen(plan: Plan) -> Tensor:
+    """Index of the operation that happens to each image in each stage of a plan on the CPU, -1 if none, int64 [B, K]."""
     last = len(_OPERATIONS) - 1
     if ((plan.operation < 0) | (plan.operation > last)).any():
         raise ValueError(f"plan.operation should be in [0, {last}], but got {plan.operation.unique().tolist()} instead")
@@ -150,36 +190,48 @@ def _schedule(plan: Plan) -> Schedule:
         raise ValueError(f"plan.partner should be in [0, {len(plan) - 1}], but got {partners} instead")
     else:
         applied = applied & ~(pairing & (plan.partner == torch.arange(len(plan))[:, None]))
-    chosen = torch.where(applied, plan.operation, -1)
+    return torch.where(applied, plan.operation, -1)
+
+
+def _schedule(plan: Plan) -> Schedule:
+    """For each stage of a plan on the CPU, the operations that happen there, each with the rows [n] it happens to."""
     return [
         [
-            (_OPERATIONS[index], (column == index).nonzero().flatten())
-            for index in column.unique().tolist()
-            if index >= 0
+            (_OPERATIONS[index - 1], rows)
+            for index, rows in enumerate(column.argsort(stable=True).split((column + 1).bincount().tolist()))
+            if index > 0 and len(rows)
         ]
-        for column in chosen.unbind(1)
+        for column in _chosen(plan).unbind(1)
     ]
 
 
-def _apply_pillow(
-    image: Image.Image, plan: Plan, interpolation: InterpolationMode, fill: tuple[float, ...]
-) -> Image.Image:
+def _steps(plan: Plan) -> list[list[Step]]:
+    """For each image of a plan on the CPU, what happens to it, stage by stage."""
+    columns = (_chosen(plan), plan.parameter, plan.centre, plan.partner)
+    return [
+        [(_OPERATIONS[index], *details) for index, *details in zip(*row, strict=True) if index >= 0]
+        for row in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+
+
+def _apply_pillow(image: Image.Image, plan: Plan, interpolation: InterpolationMode, fill: Fill) -> Image.Image:
     _pillow.check_mode(image)
     _check(plan, 1, fill, len(image.getbands()), 255)
-    plan = plan.to("cpu")
-    result = image.copy()
-    if 0 in image.size:
-        return result
-    for stage, steps in enumerate(_schedule(plan)):
-        for operation, _ in steps:  # one or none
-            centre = tuple(plan.centre[0, stage].tolist())
+    return _steps_pillow(image, _steps(plan.to("cpu"))[0], interpolation, fill)
+
+
+def _steps_pillow(
+    image: Image.Image, steps: Sequence[Step], interpolation: InterpolationMode, fill: Fill
+) -> Image.Image:
+    result = image
+    for operation, parameter, centre, _ in steps if 0 not in image.size else ():
+        if "partner" not in operation.takes:  # the only image is its own
             takes = {"interpolation": interpolation, "fill": fill, "centre": centre}
-            keywords = {key: takes[key] for key in operation.takes}
-            result = operation.pillow(result, float(plan.parameter[0, stage]), **keywords)
-    return result
+            result = operation.pillow(result, parameter, **{key: takes[key] for key in operation.takes})
+    return image.copy() if result is image else result
 
 
-def _apply_tensor(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: tuple[float, ...]) -> Tensor:
+def _apply_tensor(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: Fill) -> Tensor:
     if images.dtype != torch.uint8 and images.dtype not in _FLOATS:
         accepted = ", ".join(str(dtype) for dtype in (torch.uint8, *_FLOATS))
         raise TypeError(f"the dtype of images should be one of {accepted}, but got {images.dtype} instead")
@@ -196,25 +248,52 @@ def _apply_tensor(images: Tensor, plan: Plan, interpolation: InterpolationMode, 
     return result.reshape(images.shape).to(images.device)
 
 
-def _apply_uint8(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: tuple[float, ...]) -> Tensor:
+def _apply_uint8(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: Fill) -> Tensor:
     """The exact forms on [B, C, H, W]; the result lies on the CPU."""
-    before = images.cpu().numpy()
-    result = before.copy(order="C")
+    before = np.ascontiguousarray(images.cpu().numpy())
+    size = _CHUNK // before[0].size
+    if size < 2:  # one large image at a time, which then stays in the cache
+        result = np.empty_like(before)
+        for image, steps, output in zip(before, _steps(plan), result, strict=True):
+            _steps_uint8(image[None], steps, interpolation, fill, out=output, batch=before)
+        return torch.from_numpy(result)
+    result = before.copy()
     parameter, centre, partner = plan.parameter.numpy(), plan.centre.numpy(), plan.partner.numpy()
-    size = max(1, _CHUNK // before[0].size)
-    for stage, steps in enumerate(_schedule(plan)):
-        for operation, rows in steps:
+    for stage, groups in enumerate(_schedule(plan)):
+        for operation, rows in groups:
             for part in rows.split(size):
                 index = part.numpy()
-                takes: dict[str, Any] = {"interpolation": interpolation, "fill": fill, "centre": centre[index, stage]}
+                takes: dict[str, Any] = {"interpolation": interpolation, "fill": fill}
+                if "centre" in operation.takes:
+                    takes["centre"] = centre[index, stage]
                 if "partner" in operation.takes:
                     takes["partner"] = before[partner[index, stage]]
                 keywords = {key: takes[key] for key in operation.takes}
-                result[index] = operation.uint8(result[index], parameter[index, stage], **keywords)
+                result[index] = operation.uint8(result[index], parameter[index, stage].tolist(), **keywords)
     return torch.from_numpy(result)
 
 
-def _apply_float(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: tuple[float, ...]) -> Tensor:
+def _steps_uint8(
+    image: NDArray[np.uint8],
+    steps: Sequence[Step],
+    interpolation: InterpolationMode,
+    fill: Fill,
+    *,
+    out: NDArray[np.uint8],
+    batch: NDArray[np.uint8] | None = None,
+) -> None:
+    """The exact forms on one image [1, C, H, W] into ``out`` [C, H, W]; without a ``batch`` it is its own partner."""
+    for operation, parameter, centre, partner in steps:
+        takes: dict[str, Any] = {"interpolation": interpolation, "fill": fill, "centre": (centre,)}
+        if "partner" in operation.takes:
+            if batch is None:
+                continue
+            takes["partner"] = batch[partner, None]
+        image = operation.uint8(image, (parameter,), **{key: takes[key] for key in operation.takes})
+    out[...] = image[0]
+
+
+def _apply_float(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: Fill) -> Tensor:
     """The differentiable forms on [B, C, H, W], on the device of the images."""
     device = images.device
     before = images if images.dtype.itemsize >= 4 else images.float()
