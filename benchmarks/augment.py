@@ -83,7 +83,12 @@ def policy() -> Policy:
     """
     names = [name for name in OPERATIONS if name != "sample_pairing"] + ["shear_x", "rotate", "color", "equalize"]
     candidates = [
-        {"operation": name, "weight": 1, "probability": 0.6, "magnitude": 0.6 if OPERATIONS[name].has_magnitude else None}
+        {
+            "operation": name,
+            "weight": 1,
+            "probability": 0.6,
+            "magnitude": 0.6 if OPERATIONS[name].has_magnitude else None,
+        }
         for name in names
     ]
     return Policy([[[candidates[n]], [candidates[n + 10]]] for n in range(10)], name="benchmark")

@@ -4,7 +4,7 @@ Whatever needs wider numbers goes band by band: the memory of larger intermediat
 fetched anew in each call, which was measured to take five times as long as the arithmetic itself.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,10 @@ LEVELS = bytes(range(256))  # the table that changes nothing
 _LUMA = (np.array([19595, 38470, 7471]) / 65536).astype(np.float32)[:, None, None]
 
 
-def column(parameter: Parameters, dtype: type[np.generic]) -> Any:
+def column(parameter: Parameters, dtype: Any) -> Any:
     """The parameters so that they broadcast against images; that of a single image as a scalar, which is faster."""
     if len(parameter) == 1:
-        return dtype(parameter[0])  # type: ignore[call-arg]
+        return dtype(parameter[0])
     return np.asarray(parameter).astype(dtype)[:, None, None, None]
 
 
@@ -35,22 +35,27 @@ def _bands(images: Pixels) -> Iterator[slice]:  # [..., H, W]
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
-def _blend_band(start: Pixels, end: Pixels, weight: Any, clip: bool) -> NDArray[np.float32]:
-    first = start.astype(np.float32)
-    result = end.astype(np.float32)
-    result -= first
+def _in_bands(function: Callable[[slice], NDArray[np.float32]], images: Pixels) -> Pixels:
+    if images.size <= _BAND:
+        return function(slice(None)).astype(np.uint8)
+    result = np.empty(images.shape, dtype=np.uint8)
+    for rows in _bands(images):
+        result[..., rows, :] = function(rows)
+    return result
+
+
+def _blend_band(start: NDArray[Any], end: Pixels, weight: Any, clip: bool) -> NDArray[np.float32]:
+    result = end.astype(np.float32, order="C")
+    result -= start
     result *= weight
-    result += first
+    result += start
     return result.clip(0, 255, out=result) if clip else result
 
 
 def blend(start: Pixels, end: Pixels, weight: Parameters) -> Pixels:
     """Twin of ``ImagingBlend`` (Pillow's Blend.c): float32 arithmetic, clipped, truncated; both [N, C, H, W]."""
     factor, clip = column(weight, np.float32), _extrapolates(weight)
-    result = np.empty(end.shape, dtype=np.uint8)
-    for rows in _bands(end):
-        result[..., rows, :] = _blend_band(start[..., rows, :], end[..., rows, :], factor, clip)
-    return result
+    return _in_bands(lambda rows: _blend_band(start[..., rows, :], end[..., rows, :], factor, clip), end)
 
 
 def _extrapolates(weight: Parameters) -> bool:
@@ -65,22 +70,23 @@ def _luma_band(images: Pixels) -> Pixels:  # [N, 1, H, W]
     return total.astype(np.uint8)
 
 
-def luma_sum(images: Pixels) -> NDArray[np.int64]:
+def luma_sum(images: Pixels) -> NDArray[np.integer]:
     """Sum of the luma of each of the images [N, 3, H, W]."""
-    total = np.zeros(len(images), dtype=np.int64)
-    for rows in _bands(images):
-        total += _luma_band(images[..., rows, :]).sum(axis=(1, 2, 3), dtype=np.uint32)
-    return total
+    bands = _bands(images) if images.size > _BAND else (slice(None),)
+    # 64 bits at once would take twice as long.
+    sums = [_luma_band(images[..., rows, :]).sum(axis=(1, 2, 3), dtype=np.uint32) for rows in bands]
+    return sums[0] if len(sums) == 1 else np.sum(sums, axis=0, dtype=np.int64)
 
 
 def saturate(images: Pixels, factor: Parameters) -> Pixels:
     """`ImageEnhance.Color` of images [N, 3, H, W]: blend with luma."""
     weight, clip = column(factor, np.float32), _extrapolates(factor)
-    result = np.empty(images.shape, dtype=np.uint8)
-    for rows in _bands(images):
-        band = images[..., rows, :]
-        result[..., rows, :] = _blend_band(_luma_band(band), band, weight, clip)
-    return result
+
+    def band(rows: slice) -> NDArray[np.float32]:
+        part = images[..., rows, :]
+        return _blend_band(_luma_band(part), part, weight, clip)
+
+    return _in_bands(band, images)
 
 
 def sharpen(images: Pixels, factor: Parameters, step: int) -> Pixels:

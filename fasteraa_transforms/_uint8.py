@@ -9,8 +9,8 @@ What was measured to pay: arithmetic on uint8 (``~x``, ``x & mask``) and slice c
 over indexing a table (0.4 against 2 ns a pixel), a cached index for `numpy.ndarray.take` over computing coordinates.
 """
 
+import functools
 import math
-import numbers
 import os
 import threading
 from collections import OrderedDict
@@ -34,7 +34,7 @@ MatrixOf = Callable[[float, int, int], _geometry.Matrix]
 class _Source(NamedTuple):
     """Where the pixels of a transformed image come from."""
 
-    index: NDArray[np.intp]  # [H W], into the flattened input; any pixel where it would lie outside
+    pixel: NDArray[np.intp]  # [H W], into the flattened input; any pixel where it would lie outside
     inside: NDArray[np.uint8] | None  # [H W], 255 inside of the input and 0 outside; None if nothing is outside
 
 
@@ -81,7 +81,7 @@ class SourceCache:
 
 
 def _bytes(source: _Source) -> int:
-    return source.index.nbytes + (0 if source.inside is None else source.inside.nbytes)
+    return source.pixel.nbytes + (0 if source.inside is None else source.inside.nbytes)
 
 
 # 64 MiB hold 148 matrices for images of 224 × 224, or 7281 for images of 32 × 32.
@@ -90,7 +90,7 @@ sources = SourceCache(2**26)
 
 def _fill_column(fill: float | Sequence[float], channels: int) -> Any:
     """``fill`` as an int, or as uint8 [C, 1, 1] if it has one number for each channel."""
-    values = (fill,) if isinstance(fill, numbers.Real) else tuple(fill)  # type: ignore[arg-type]
+    values: Any = fill if isinstance(fill, tuple) else tuple(fill) if isinstance(fill, Sequence) else (fill,)
     if len(values) not in (1, channels):
         raise ValueError(f"fill should be one number or one for each of {channels} channels, but got {fill} instead")
     return int(values[0]) if len(values) == 1 else np.array(values).astype(np.uint8)[:, None, None]
@@ -129,26 +129,28 @@ def _nearest_source(matrix: _geometry.Matrix, height: int, width: int) -> _Sourc
 
 
 def _nearest(images: Images, matrix_of: MatrixOf, parameter: Parameters, fill: Any) -> Images:
-    height, width = images.shape[2:]
-    result = np.empty_like(images, order="C")
-    for image, value, output in zip(images, parameter, result, strict=True):
+    n, channels, height, width = images.shape
+    result = np.empty((n, channels, height * width), dtype=np.uint8)
+    for image, value, output in zip(images.reshape(result.shape), parameter, result, strict=True):
         key = matrix_of, value, height, width
         source = sources.get(key)
         if source is None:
             matrix = matrix_of(value, height, width)
             if not _fits_fixed_point(matrix, height, width):
                 # Beyond 32767 pixels Pillow leaves fixed point for accumulated doubles; let Pillow do it.
-                output[...] = _channel_by_channel(image, matrix, fill)
+                output[...] = _channel_by_channel(image.reshape(channels, height, width), matrix, fill).reshape(
+                    output.shape
+                )
                 continue
             source = _nearest_source(matrix, height, width)
             sources.put(key, source)
-        planes = output.reshape(len(output), -1)
-        image.reshape(planes.shape).take(source.index, axis=1, out=planes, mode="clip")
-        if source.inside is not None:
-            planes &= source.inside
+        index, inside = source
+        image.take(index, axis=1, out=output, mode="clip")
+        if inside is not None:
+            output &= inside
             if not isinstance(fill, int) or fill != 0:
-                planes |= np.reshape(fill, (-1, 1)).astype(np.uint8) & ~source.inside
-    return result
+                output |= np.reshape(fill, (-1, 1)).astype(np.uint8) & ~inside
+    return result.reshape(images.shape)
 
 
 def _channel_by_channel(image: NDArray[np.uint8], matrix: _geometry.Matrix, fill: Any) -> NDArray[np.uint8]:
@@ -256,14 +258,20 @@ def _look_up(images: Images, tables: Sequence[bytes]) -> Images:
     return np.frombuffer(mapped, dtype=np.uint8).reshape(images.shape)
 
 
+@functools.lru_cache(maxsize=64)
+def _histogram_offset(n: int, channels: int) -> NDArray[np.int64]:
+    return 256 * np.arange(n * channels, dtype=np.int64).reshape(n, channels, 1, 1)
+
+
 def _histograms(images: Images) -> NDArray[np.int64]:  # [N C, 256]
     n, channels, height, width = images.shape
     if height * width >= 2**12:  # from about here on Pillow is faster than numpy
         planes = np.ascontiguousarray(images).reshape(n * channels, height, width)
         counts = [Image.frombuffer("L", (width, height), plane, "raw", "L", 0, 1).histogram() for plane in planes]
         return np.array(counts).reshape(n * channels, 256)
-    offset = 256 * np.arange(n * channels).reshape(n, channels, 1, 1)
-    return np.bincount((images + offset).reshape(-1), minlength=n * channels * 256).reshape(n * channels, 256)
+    return np.bincount((images + _histogram_offset(n, channels)).reshape(-1), minlength=n * channels * 256).reshape(
+        n * channels, 256
+    )
 
 
 def solarize(images: Images, threshold: Parameters) -> Images:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 
 from fasteraa_transforms import _pillow
@@ -142,7 +143,7 @@ def apply_one(
     """`apply` for one image and what `Policy.sample_one` has drawn for it, without making a `Plan` of tensors.
 
     Args:
-        image: PIL image, or uint8 tensor [C, H, W] with at least one pixel on the CPU.
+        image: PIL image, or uint8 tensor or `tv_tensors.Image` [C, H, W] with at least one pixel, on the CPU.
         drawn: operation, as its index, parameter and centre of each stage that is applied.
         interpolation: as `apply` takes it.
         fill: as `apply` takes it.
@@ -154,9 +155,11 @@ def apply_one(
         _check_fill(values, len(image.getbands()), 255)
         return _steps_pillow(image, steps, mode, values)
     _check_fill(values, image.shape[0], 255)
-    result = np.empty(image.shape, dtype=np.uint8)
-    _steps_uint8(np.ascontiguousarray(image.numpy())[None], steps, mode, values, out=result)
-    return torch.from_numpy(result)
+    plain = image if type(image) is Tensor else image.as_subclass(Tensor)
+    before = plain.numpy()[None]
+    after = _steps_uint8(before, steps, mode, values)
+    result = plain.clone(memory_format=torch.contiguous_format) if after is before else torch.from_numpy(after[0])
+    return result if plain is image else tv_tensors.wrap(result, like=image)
 
 
 def _check(plan: Plan, count: int, fill: Fill, channels: int, highest: int) -> None:
@@ -177,7 +180,7 @@ Schedule = list[list[tuple[Operation, Tensor]]]
 
 
 def _chosen(plan: Plan) -> Tensor:
-    """Index of the operation that happens to each image in each stage of a plan on the CPU, -1 if none, int64 [B, K]."""
+    """Index of the operation that happens to each image in each stage, -1 if none, int64 [B, K]; plan on the CPU."""
     last = len(_OPERATIONS) - 1
     if ((plan.operation < 0) | (plan.operation > last)).any():
         raise ValueError(f"plan.operation should be in [0, {last}], but got {plan.operation.unique().tolist()} instead")
@@ -255,7 +258,7 @@ def _apply_uint8(images: Tensor, plan: Plan, interpolation: InterpolationMode, f
     if size < 2:  # one large image at a time, which then stays in the cache
         result = np.empty_like(before)
         for image, steps, output in zip(before, _steps(plan), result, strict=True):
-            _steps_uint8(image[None], steps, interpolation, fill, out=output, batch=before)
+            output[...] = _steps_uint8(image[None], steps, interpolation, fill, batch=before)[0]
         return torch.from_numpy(result)
     result = before.copy()
     parameter, centre, partner = plan.parameter.numpy(), plan.centre.numpy(), plan.partner.numpy()
@@ -278,19 +281,18 @@ def _steps_uint8(
     steps: Sequence[Step],
     interpolation: InterpolationMode,
     fill: Fill,
-    *,
-    out: NDArray[np.uint8],
     batch: NDArray[np.uint8] | None = None,
-) -> None:
-    """The exact forms on one image [1, C, H, W] into ``out`` [C, H, W]; without a ``batch`` it is its own partner."""
+) -> NDArray[np.uint8]:
+    """The exact forms on one image [1, C, H, W], without a ``batch`` its own partner; itself if nothing changes it."""
     for operation, parameter, centre, partner in steps:
-        takes: dict[str, Any] = {"interpolation": interpolation, "fill": fill, "centre": (centre,)}
-        if "partner" in operation.takes:
-            if batch is None:
-                continue
-            takes["partner"] = batch[partner, None]
-        image = operation.uint8(image, (parameter,), **{key: takes[key] for key in operation.takes})
-    out[...] = image[0]
+        if not operation.takes:
+            image = operation.uint8(image, (parameter,))
+        elif "partner" not in operation.takes:
+            takes: dict[str, Any] = {"interpolation": interpolation, "fill": fill, "centre": (centre,)}
+            image = operation.uint8(image, (parameter,), **{key: takes[key] for key in operation.takes})
+        elif batch is not None:
+            image = operation.uint8(image, (parameter,), partner=batch[partner, None])
+    return image
 
 
 def _apply_float(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: Fill) -> Tensor:

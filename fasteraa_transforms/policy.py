@@ -583,10 +583,12 @@ class Policy:
             self._rows = self._made_rows()
         device = "cpu" if generator is None else generator.device
         columns = 1 + 6 * self.stages
-        (uniform,) = torch.rand(1, columns, dtype=torch.float64, generator=generator, device=device).tolist()
+        uniform = torch.rand(columns, dtype=torch.float64, generator=generator, device=device).tolist()
         steps = []
-        for k, (ends, candidates) in enumerate(self._rows[min(int(uniform[0] * len(self)), len(self) - 1)]):
-            choice, gate, sign, x, y, _ = uniform[1 + 6 * k : 7 + 6 * k]
+        last, place = len(self._rows) - 1, 1
+        for ends, candidates in self._rows[min(int(uniform[0] * (last + 1)), last)]:
+            choice, gate, sign, x, y, _ = uniform[place : place + 6]
+            place += 6
             operation, probability, positive, negative = candidates[bisect_right(ends, choice)]
             if gate < probability:
                 steps.append((operation, negative if sign < 0.5 else positive, (x, y)))

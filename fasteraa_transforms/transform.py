@@ -143,11 +143,7 @@ class FasterAutoAugment(Transform):
         # subclass may have overridden what the general way calls.
         if len(inputs) == 1 and _is_one_image(inputs[0]) and type(self) is FasterAutoAugment:
             (image,) = inputs
-            drawn = self.policy.sample_one(self._seeded_generator())
-            if isinstance(image, Image.Image):
-                return apply_one(image, drawn, self.interpolation, self.fill)
-            result = apply_one(image.as_subclass(Tensor), drawn, self.interpolation, self.fill)
-            return result if type(image) is Tensor else tv_tensors.wrap(result, like=image)
+            return apply_one(image, self.policy.sample_one(self._seeded_generator()), self.interpolation, self.fill)
         return super().forward(*inputs)
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
@@ -219,9 +215,13 @@ class FasterAutoAugment(Transform):
 
 def _is_one_image(value: Any) -> bool:
     """Whether it is a PIL image or a uint8 tensor [C, H, W] on the CPU, with at least one pixel."""
-    if type(value) is Tensor or type(value) is tv_tensors.Image:
-        return value.dtype is torch.uint8 and value.ndim == 3 and value.device.type == "cpu" and value.numel() > 0
-    return isinstance(value, Image.Image)
+    if isinstance(value, Image.Image):
+        return True
+    if type(value) is tv_tensors.Image:
+        value = value.as_subclass(Tensor)  # whose attributes are faster to look at
+    return (
+        type(value) is Tensor and value.dtype is torch.uint8 and value.ndim == 3 and value.is_cpu and value.numel() > 0
+    )
 
 
 def _count(image: Tensor | Image.Image) -> int:
