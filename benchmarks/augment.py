@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import argparse
+import gc
 import importlib.util
 import itertools
 import json
@@ -28,7 +29,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision.transforms import AutoAugmentPolicy, v2
@@ -197,7 +197,7 @@ def photographs(size: int, count: int) -> Tensor:
 
 
 def samples(row: Row, name: str) -> Iterator[Any]:
-    """What a library takes for a row, without end: arrays for albumentations, floats for kornia, else as the row says."""
+    """What a library takes for a row, without end: for albumentations arrays, for kornia floats."""
     images = photographs(row.size, max(DISTINCT, row.images))
     if name.startswith("albumentations"):
         values: Any = images.permute(0, 2, 3, 1).contiguous().numpy()
@@ -226,6 +226,8 @@ def measure(row: Row, rounds: int) -> dict[str, dict[str, float]]:
     taking_part = calls(row)
     inputs = {name: samples(row, name) for name in taking_part}
     torch.manual_seed(0)
+    gc.collect()
+    gc.disable()  # as timeit does: the time of a collection depends on what else the process holds
     counts = {}
     for name, call in taking_part.items():  # warms up as well
         seconds_of_block(call, inputs[name], DISTINCT // row.images + 1)
@@ -236,6 +238,7 @@ def measure(row: Row, rounds: int) -> dict[str, dict[str, float]]:
         for name, call in taking_part.items():
             seconds = seconds_of_block(call, inputs[name], counts[name])
             micros[name].append(seconds / counts[name] / row.images * 1e6)
+    gc.enable()
     result = {}
     for name, values in micros.items():
         low, median, high = statistics.quantiles(values, n=4)

@@ -4,6 +4,7 @@
 differentiable one for floats. It draws nothing; the same images and plan give the same result every time.
 """
 
+import itertools
 import numbers
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -176,7 +177,7 @@ def _check_fill(fill: Fill, channels: int, highest: int) -> None:
         raise ValueError(f"fill should be in [0, {highest}], the range of the images, but got {fill} instead")
 
 
-Schedule = list[list[tuple[Operation, Tensor]]]
+Schedule = list[list[tuple[Operation, NDArray[np.int64]]]]
 
 
 def _chosen(plan: Plan) -> Tensor:
@@ -198,14 +199,18 @@ def _chosen(plan: Plan) -> Tensor:
 
 def _schedule(plan: Plan) -> Schedule:
     """For each stage of a plan on the CPU, the operations that happen there, each with the rows [n] it happens to."""
-    return [
-        [
-            (_OPERATIONS[index - 1], rows)
-            for index, rows in enumerate(column.argsort(stable=True).split((column + 1).bincount().tolist()))
-            if index > 0 and len(rows)
-        ]
-        for column in _chosen(plan).unbind(1)
-    ]
+    schedule = []
+    for column in _chosen(plan).numpy().T:
+        order = column.argsort(kind="stable")
+        ends = np.bincount(column + 1).cumsum().tolist()
+        schedule.append(
+            [
+                (_OPERATIONS[index], order[start:end])
+                for index, (start, end) in enumerate(itertools.pairwise(ends))
+                if start < end
+            ]
+        )
+    return schedule
 
 
 def _steps(plan: Plan) -> list[list[Step]]:
@@ -264,8 +269,8 @@ def _apply_uint8(images: Tensor, plan: Plan, interpolation: InterpolationMode, f
     parameter, centre, partner = plan.parameter.numpy(), plan.centre.numpy(), plan.partner.numpy()
     for stage, groups in enumerate(_schedule(plan)):
         for operation, rows in groups:
-            for part in rows.split(size):
-                index = part.numpy()
+            for start in range(0, len(rows), size):
+                index = rows[start : start + size]
                 takes: dict[str, Any] = {"interpolation": interpolation, "fill": fill}
                 if "centre" in operation.takes:
                     takes["centre"] = centre[index, stage]
@@ -307,7 +312,8 @@ def _apply_float(images: Tensor, plan: Plan, interpolation: InterpolationMode, f
                 continue
             untouched = torch.ones(len(plan), dtype=torch.bool)
             order, outputs = [], []
-            for operation, rows in steps:
+            for operation, indices in steps:
+                rows = torch.from_numpy(indices)
                 untouched[rows] = False
                 takes: dict[str, Any] = {
                     "interpolation": interpolation,
