@@ -28,7 +28,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 # The uint8 forms take so many values at a time, or one image if it has more. Taking more is no faster, and their wider
 # intermediates stay within a few MiB (with large images, within those of one image) whatever the batch.
-_CHUNK = 2**17
+_CHUNK = 2**16
 
 Fill = tuple[float, ...]
 # What happens to one image in one stage: operation, parameter, centre, and the partner, None if it has none.
@@ -157,7 +157,7 @@ def apply_one(
         return _steps_pillow(image, steps, mode, values)
     _check_fill(values, image.shape[0], 255)
     plain = image if type(image) is Tensor else image.as_subclass(Tensor)
-    before = plain.numpy()[None]
+    before = np.ascontiguousarray(plain.numpy())[None]
     after = _steps_uint8(before, steps, mode, values)
     result = plain.clone(memory_format=torch.contiguous_format) if after is before else torch.from_numpy(after[0])
     return result if plain is image else tv_tensors.wrap(result, like=image)
@@ -259,7 +259,8 @@ def _apply_tensor(images: Tensor, plan: Plan, interpolation: InterpolationMode, 
 def _apply_uint8(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: Fill) -> Tensor:
     """The exact forms on [B, C, H, W]; the result lies on the CPU."""
     before = np.ascontiguousarray(images.cpu().numpy())
-    size = _CHUNK // before[0].size
+    # Bilinear sampling has several intermediates in float64.
+    size = _CHUNK // before[0].size // (1 if interpolation is InterpolationMode.NEAREST else 4)
     if size < 2:  # one large image at a time, which then stays in the cache
         result = np.empty_like(before)
         for image, steps, output in zip(before, _steps(plan), result, strict=True):
