@@ -187,7 +187,9 @@ def color(image: Image.Image, factor: float) -> Image.Image:
 
 @_keep_alpha
 def sharpness(image: Image.Image, factor: float) -> Image.Image:
-    # In numpy, as Pillow's filter takes several times as long.
+    if image.width * image.height < 2**12:
+        return ImageEnhance.Sharpness(image).enhance(factor)
+    # Pillow's filter takes three times as long as this for large images, and half as long for small ones.
     bands = len(image.getbands())
     values = np.frombuffer(image.tobytes(), dtype=np.uint8).reshape(1, 1, image.height, -1)
     return Image.frombytes(image.mode, image.size, _arithmetic.sharpen(values, (factor,), bands))
