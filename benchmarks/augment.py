@@ -241,7 +241,7 @@ def measure(row: Row, rounds: int) -> dict[str, dict[str, float]]:
     gc.enable()
     result = {}
     for name, values in micros.items():
-        low, median, high = statistics.quantiles(values, n=4)
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
         ratio = statistics.median(value / base for value, base in zip(values, micros[BASE], strict=True))
         result[name] = {"median": median, "low": low, "high": high, "ratio": ratio}
     return result

@@ -119,8 +119,10 @@ class Plan:
 
     def to(self, device: torch.device | str) -> "Plan":
         """The same plan on another device; itself if it is there already."""
+        if self.operation.device == torch.device(device):  # all lie together
+            return self
         moved = {name: getattr(self, name).to(device) for name in _SHAPES}
-        return self if all(moved[name] is getattr(self, name) for name in moved) else Plan(**moved)
+        return self if moved["operation"] is self.operation else Plan(**moved)  # "cuda" may be where "cuda:0" is
 
     def __eq__(self, other: object) -> bool:
         """Whether all tensors are equal, value by value; devices may differ."""

@@ -171,7 +171,9 @@ class FasterAutoAugment(Transform):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Apply the plan to one of the images."""
-        plan = params["plan"][: _count(inpt)]
+        plan = params["plan"]
+        if len(plan) != _count(inpt):
+            plan = plan[: _count(inpt)]
         if isinstance(inpt, tv_tensors.Video):
             plan = _plan_of_frames(plan, inpt.shape[-4])
         result = apply(inpt, plan, interpolation=self.interpolation, fill=self.fill)
