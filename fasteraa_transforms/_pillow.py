@@ -99,9 +99,8 @@ def flip(image: Image.Image, _: float) -> Image.Image:
 
 # --- tables of 256 entries --------------------------------------------------------------------------------------------
 
-_RAMP = Image.frombytes(
-    "L", (256, 1), _arithmetic.LEVELS
-)  # every level once: what an operation makes of it is its table
+# Every level once: what an operation makes of it is its table.
+_RAMP = Image.frombytes("L", (256, 1), _arithmetic.LEVELS)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -192,7 +191,9 @@ def sharpness(image: Image.Image, factor: float) -> Image.Image:
     # Pillow's filter takes three times as long as this for large images, and half as long for small ones.
     bands = len(image.getbands())
     values = np.frombuffer(image.tobytes(), dtype=np.uint8).reshape(1, 1, image.height, -1)
-    return Image.frombytes(image.mode, image.size, _arithmetic.sharpen(values, (factor,), bands))
+    result = Image.frombytes(image.mode, image.size, _arithmetic.sharpen(values, (factor,), bands))
+    result.info = image.info.copy()  # as Pillow's own operations do
+    return result
 
 
 @_keep_alpha

@@ -3,7 +3,8 @@
 Each function is the twin of the one of the same name in ``_pillow`` and takes ``(images, parameter)`` with one
 parameter an image, a sequence or float64 ``[N]``, plus the keywords its row of the table names. Operations that work
 channel by channel treat each channel as an L image, so any C is allowed; `color` and `contrast` need luma, see there.
-No function writes into its input; the result is a new contiguous array, or the input itself where it equals that.
+No function writes into its input; the result is a new array, or the input itself where it equals that, and contiguous
+if the input is.
 
 What pays: arithmetic on uint8 (``~x``, ``x & mask``) and slice copies instead of tables, `bytearray.translate` instead
 of indexing a table (0.4 against 2 ns a pixel), a cached index for `numpy.ndarray.take` instead of coordinates, and few

@@ -173,7 +173,7 @@ def _check(plan: Plan, count: int, fill: Fill, channels: int, highest: int) -> N
 def _check_fill(fill: Fill, channels: int, highest: int) -> None:
     if len(fill) not in (1, channels):
         raise ValueError(f"fill should be one number or one for each of {channels} channels, but got {fill} instead")
-    if min(fill) < 0 or max(fill) > highest:
+    if not all(0 <= value <= highest for value in fill):
         raise ValueError(f"fill should be in [0, {highest}], the range of the images, but got {fill} instead")
 
 

@@ -674,6 +674,18 @@ def test_pillow_form_takes_an_image_that_is_not_loaded_yet(mode: str, tmp_path: 
         assert differing(np.asarray(found), np.asarray(OPERATIONS[name].pillow(image, parameter))) == 0, name
 
 
+@pytest.mark.parametrize("size", [16, 80])
+@each_form
+def test_pillow_form_keeps_what_is_known_of_the_image(
+    name: str, interpolation: InterpolationMode | None, size: int
+) -> None:
+    image = to_image(pictures(3, size, size)["noise"])
+    image.info["dpi"] = (72, 72)
+    every = {"interpolation": interpolation, "fill": 0, "centre": (0.5, 0.5), "partner": image}
+    takes = {key: every[key] for key in OPERATIONS[name].takes}
+    assert OPERATIONS[name].pillow(image, parameters(name, 3)[-1].item(), **takes).info == {"dpi": (72, 72)}
+
+
 def test_luma_equals_pillow_on_every_colour() -> None:
     levels = np.arange(256, dtype=np.uint8)
     green, blue = np.meshgrid(levels, levels)
