@@ -4,14 +4,17 @@
 differentiable one for floats. It draws nothing; the same images and plan give the same result every time.
 """
 
+import itertools
 import numbers
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 
 from fasteraa_transforms import _pillow
@@ -26,9 +29,13 @@ _OPERATIONS = tuple(OPERATIONS.values())
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _HIGHEST = {torch.uint8: 255, torch.uint16: 65535, **dict.fromkeys(_FLOATS, 1)}  # white, of each dtype taken
 
-# The uint8 forms take so many values at a time, or one image if it has more. Taking more is no faster, and their int64
-# and float64 intermediates stay within a few MiB (with large images, within those of one image) whatever the batch.
-_CHUNK = 2**17
+# The uint8 forms take so many values at a time, or one image if it has more. Taking more is no faster, and their wider
+# intermediates stay within a few MiB (with large images, within those of one image) whatever the batch.
+_CHUNK = 2**16
+
+Fill = tuple[float, ...]
+# What happens to one image in one stage: operation, parameter, centre, and the partner, None if it has none.
+Step = tuple[Operation, float, Sequence[float], int | None]
 
 _MODES: dict[object, InterpolationMode] = {
     InterpolationMode.NEAREST: InterpolationMode.NEAREST,
@@ -50,6 +57,8 @@ def interpolation_mode(interpolation: InterpolationMode | str | int) -> Interpol
         >>> interpolation_mode("bilinear")
         <InterpolationMode.BILINEAR: 'bilinear'>
     """
+    if interpolation is InterpolationMode.NEAREST or interpolation is InterpolationMode.BILINEAR:
+        return interpolation
     mode: Any = _MODES.get(interpolation, interpolation)
     _pillow.check_interpolation(mode)
     return mode
@@ -65,6 +74,8 @@ def fill_values(fill: float | Sequence[float]) -> tuple[float, ...]:
         >>> fill_values(7), fill_values([1, 2, 3])
         ((7,), (1, 2, 3))
     """
+    if type(fill) in (int, float):
+        return (fill,)  # type: ignore[return-value]
     values: tuple[Any, ...] = tuple(fill) if isinstance(fill, Sequence) else (fill,)
     if not all(isinstance(value, numbers.Real) for value in values):
         raise TypeError(f"fill should be a number or a sequence with one number per channel, but got {fill!r} instead")
@@ -139,71 +150,116 @@ def apply(
     return _apply_tensor(images.as_subclass(Tensor), plan, mode, values, epilogue)
 
 
-def _check(plan: Plan, count: int, fill: tuple[float, ...], channels: int, highest: int) -> None:
+def apply_one(
+    image: Images,
+    drawn: Sequence[tuple[int, float, Sequence[float]]],
+    interpolation: InterpolationMode | str | int,
+    fill: float | Sequence[float],
+) -> Images:
+    """`apply` for one image and what `Policy.sample_one` has drawn for it, without making a `Plan` of tensors.
+
+    Args:
+        image: PIL image, or uint8 tensor or `tv_tensors.Image` [C, H, W] with at least one pixel, on the CPU.
+        drawn: operation, as its index, parameter and centre of each stage that is applied.
+        interpolation: as `apply` takes it.
+        fill: as `apply` takes it.
+    """
+    mode, values = interpolation_mode(interpolation), fill_values(fill)
+    steps: list[Step] = [(_OPERATIONS[index], parameter, centre, None) for index, parameter, centre in drawn]
+    if isinstance(image, Image.Image):
+        _pillow.check_mode(image)
+        _check_fill(values, len(image.getbands()), 255)
+        return _steps_pillow(image, steps, mode, values)
+    _check_fill(values, image.shape[0], 255)
+    plain = image if type(image) is Tensor else image.as_subclass(Tensor)
+    before = np.ascontiguousarray(plain.numpy())[None]
+    after = _steps_uint8(before, steps, mode, values)
+    result = plain.clone(memory_format=torch.contiguous_format) if after is before else torch.from_numpy(after[0])
+    return result if plain is image else tv_tensors.wrap(result, like=image)
+
+
+def _check(plan: Plan, count: int, fill: Fill, channels: int, highest: int) -> None:
     """Raise ValueError if the plan or the fill do not fit ``count`` images of so many channels."""
     if len(plan) != count:
         raise ValueError(f"the plan should have one row for each image, but has {len(plan)} for {count}")
+    _check_fill(fill, channels, highest)
+
+
+def _check_fill(fill: Fill, channels: int, highest: int) -> None:
     if len(fill) not in (1, channels):
         raise ValueError(f"fill should be one number or one for each of {channels} channels, but got {fill} instead")
     if not all(0 <= value <= highest for value in fill):
         raise ValueError(f"fill should be in [0, {highest}], the range of the images, but got {fill} instead")
 
 
-Schedule = list[list[tuple[Operation, Tensor]]]
+Schedule = list[list[tuple[Operation, NDArray[np.int64]]]]
 
 
-def _check_values(plan: Plan) -> Tensor:
-    """Where a plan on the CPU changes anything, bool [B, K]; raises ValueError for what does not exist."""
+def _chosen(plan: Plan) -> Tensor:
+    """Index of the operation that happens to each image in each stage, -1 if none, int64 [B, K]; plan on the CPU."""
     last = len(_OPERATIONS) - 1
     if ((plan.operation < 0) | (plan.operation > last)).any():
         raise ValueError(f"plan.operation should be in [0, {last}], but got {plan.operation.unique().tolist()} instead")
     pairing = plan.operation == list(OPERATIONS).index("sample_pairing")
+    applied = plan.applied
     if len(plan) == 1:  # also of a row cut out of a larger plan, whose partner lies elsewhere
-        return plan.applied & ~pairing
-    if (pairing & ((plan.partner < 0) | (plan.partner >= len(plan)))).any():
+        applied = applied & ~pairing
+    elif (pairing & ((plan.partner < 0) | (plan.partner >= len(plan)))).any():
         partners = plan.partner[pairing].unique().tolist()
         raise ValueError(f"plan.partner should be in [0, {len(plan) - 1}], but got {partners} instead")
-    return plan.applied & ~(pairing & (plan.partner == torch.arange(len(plan))[:, None]))
+    else:
+        applied = applied & ~(pairing & (plan.partner == torch.arange(len(plan))[:, None]))
+    return torch.where(applied, plan.operation, -1)
 
 
 def _schedule(plan: Plan) -> Schedule:
     """For each stage of a plan on the CPU, the operations that happen there, each with the rows [n] it happens to."""
-    applied = _check_values(plan)
-    chosen = torch.where(applied, plan.operation, -1)
+    schedule = []
+    for column in _chosen(plan).numpy().T:
+        order = column.argsort(kind="stable")
+        ends = np.bincount(column + 1).cumsum().tolist()
+        schedule.append(
+            [
+                (_OPERATIONS[index], order[start:end])
+                for index, (start, end) in enumerate(itertools.pairwise(ends))
+                if start < end
+            ]
+        )
+    return schedule
+
+
+def _steps(plan: Plan) -> list[list[Step]]:
+    """For each image of a plan on the CPU, what happens to it, stage by stage."""
+    columns = (_chosen(plan), plan.parameter, plan.centre, plan.partner)
     return [
-        [
-            (_OPERATIONS[index], (column == index).nonzero().flatten())
-            for index in column.unique().tolist()
-            if index >= 0
-        ]
-        for column in chosen.unbind(1)
+        [(_OPERATIONS[index], *details) for index, *details in zip(*row, strict=True) if index >= 0]
+        for row in zip(*(column.tolist() for column in columns), strict=True)
     ]
 
 
-def _apply_pillow(
-    image: Image.Image, plan: Plan, interpolation: InterpolationMode, fill: tuple[float, ...]
-) -> Image.Image:
+def _apply_pillow(image: Image.Image, plan: Plan, interpolation: InterpolationMode, fill: Fill) -> Image.Image:
     _pillow.check_mode(image)
     if image.mode == "I;16":
         # Pillow has no color operations for it, and its bilinear sampling mixes up the bytes of its values.
         tensor = _apply_tensor(torch.from_numpy(np.array(image))[None], plan, interpolation, fill, None)
         return Image.fromarray(tensor[0].numpy())
     _check(plan, 1, fill, len(image.getbands()), 255)
-    plan = plan.to("cpu")
-    result = image.copy()
-    if 0 in image.size:
-        return result
-    for stage, steps in enumerate(_schedule(plan)):
-        for operation, _ in steps:  # one or none
-            centre = tuple(plan.centre[0, stage].tolist())
+    return _steps_pillow(image, _steps(plan.to("cpu"))[0], interpolation, fill)
+
+
+def _steps_pillow(
+    image: Image.Image, steps: Sequence[Step], interpolation: InterpolationMode, fill: Fill
+) -> Image.Image:
+    result = image
+    for operation, parameter, centre, _ in steps if 0 not in image.size else ():
+        if "partner" not in operation.takes:  # the only image is its own
             takes = {"interpolation": interpolation, "fill": fill, "centre": centre}
-            keywords = {key: takes[key] for key in operation.takes}
-            result = operation.pillow(result, float(plan.parameter[0, stage]), **keywords)
-    return result
+            result = operation.pillow(result, parameter, **{key: takes[key] for key in operation.takes})
+    return image.copy() if result is image else result
 
 
 def _apply_tensor(
-    images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: tuple[float, ...], epilogue: Epilogue | None
+    images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: Fill, epilogue: Epilogue | None
 ) -> Tensor:
     if images.dtype not in _HIGHEST:
         accepted = ", ".join(map(str, _HIGHEST))
@@ -231,7 +287,7 @@ def _apply_on_gpu(
     from fasteraa_transforms import cuda  # on first use: it needs Triton
 
     if plan.operation.device.type == "cpu":
-        _check_values(plan)
+        _chosen(plan)  # raises
     if not cuda.supports(images, plan):
         return None
     plan = plan.to(images.device)
@@ -247,22 +303,55 @@ def _apply_on_gpu(
     )
 
 
-def _apply_uint8(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: tuple[float, ...]) -> Tensor:
+def _apply_uint8(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: Fill) -> Tensor:
     """The exact forms on [B, C, H, W]; the result lies on the CPU."""
-    before = images.cpu().numpy()
-    result = before.copy(order="C")
+    before = np.ascontiguousarray(images.cpu().numpy())
+    # Bilinear sampling has several intermediates in float64.
+    size = _CHUNK // before[0].size // (1 if interpolation is InterpolationMode.NEAREST else 4)
+    if size < 2:  # one large image at a time, which then stays in the cache
+        result = np.empty_like(before)
+        for image, steps, output in zip(before, _steps(plan), result, strict=True):
+            output[...] = _steps_uint8(image[None], steps, interpolation, fill, batch=before)[0]
+        return torch.from_numpy(result)
+    result = before.copy()
     parameter, centre, partner = plan.parameter.numpy(), plan.centre.numpy(), plan.partner.numpy()
-    size = max(1, _CHUNK // before[0].size)
-    for stage, steps in enumerate(_schedule(plan)):
-        for operation, rows in steps:
-            for part in rows.split(size):
-                index = part.numpy()
-                takes: dict[str, Any] = {"interpolation": interpolation, "fill": fill, "centre": centre[index, stage]}
+    for stage, groups in enumerate(_schedule(plan)):
+        for operation, rows in groups:
+            for start in range(0, len(rows), size):
+                index = rows[start : start + size]
+                takes: dict[str, Any] = {"interpolation": interpolation, "fill": fill}
+                if "centre" in operation.takes:
+                    takes["centre"] = centre[index, stage]
                 if "partner" in operation.takes:
                     takes["partner"] = before[partner[index, stage]]
                 keywords = {key: takes[key] for key in operation.takes}
-                result[index] = operation.uint8(result[index], parameter[index, stage], **keywords)
+                result[index] = operation.uint8(result[index], parameter[index, stage].tolist(), **keywords)
     return torch.from_numpy(result)
+
+
+def _steps_uint8(
+    image: NDArray[np.uint8],
+    steps: Sequence[Step],
+    interpolation: InterpolationMode,
+    fill: Fill,
+    batch: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]:
+    """The exact forms on one image [1, C, H, W], without a ``batch`` its own partner; itself if nothing changes it."""
+    for operation, parameter, centre, partner in steps:
+        if not operation.takes:
+            image = operation.uint8(image, (parameter,))
+        elif "partner" not in operation.takes:
+            takes: dict[str, Any] = {"interpolation": interpolation, "fill": fill, "centre": (centre,)}
+            image = operation.uint8(image, (parameter,), **{key: takes[key] for key in operation.takes})
+        elif batch is not None:
+            image = operation.uint8(image, (parameter,), partner=batch[partner, None])
+    return image
+
+
+def _apply_uint16(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: Fill) -> Tensor:
+    """The differentiable forms on [0, 1] in float64, which brings values back unchanged where nothing changes them."""
+    result = _apply_float(images.double() / 65535, plan, interpolation, tuple(int(value) / 65535 for value in fill))
+    return (result * 65535).round().to(torch.uint16)
 
 
 def _send(tensor: Tensor, device: torch.device) -> Tensor:
@@ -270,13 +359,7 @@ def _send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def _apply_uint16(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: tuple[float, ...]) -> Tensor:
-    """The differentiable forms on [0, 1] in float64, which brings values back unchanged where nothing changes them."""
-    result = _apply_float(images.double() / 65535, plan, interpolation, tuple(int(value) / 65535 for value in fill))
-    return (result * 65535).round().to(torch.uint16)
-
-
-def _apply_float(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: tuple[float, ...]) -> Tensor:
+def _apply_float(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: Fill) -> Tensor:
     """The differentiable forms on [B, C, H, W], on the device of the images."""
     device = images.device
     before = images if images.dtype.itemsize >= 4 else images.float()
@@ -286,10 +369,10 @@ def _apply_float(images: Tensor, plan: Plan, interpolation: InterpolationMode, f
         for stage, steps in enumerate(_schedule(plan)):
             if not steps:
                 continue
-            untouched = torch.ones(len(plan), dtype=torch.bool)
+            untouched = np.ones(len(plan), dtype=bool)
             for _, rows in steps:
                 untouched[rows] = False
-            order = torch.cat([*(rows for _, rows in steps), untouched.nonzero().flatten()])
+            order = torch.from_numpy(np.concatenate([*(rows for _, rows in steps), untouched.nonzero()[0]]))
             # The images of an operation one after the other, each group a slice: two copies of the batch a stage
             # whatever the number of operations, nothing that waits for the device, nothing written in place.
             result = result[_send(order, device)]

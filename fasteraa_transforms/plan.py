@@ -123,6 +123,8 @@ class Plan:
         From the CPU to CUDA it is one copy from pinned memory, which the host does not wait for; like every copy, it is
         in order on the stream that is current.
         """
+        if self.operation.device == torch.device(device):  # all lie together
+            return self
         tensors = {name: getattr(self, name) for name in _SHAPES}
         to_cuda = self.operation.device.type == "cpu" and torch.device(device).type == "cuda"
         if to_cuda and not any(tensor.requires_grad for tensor in tensors.values()):  # bytes have no gradients
@@ -133,7 +135,7 @@ class Plan:
             split = zip(names, packed.split([len(part) for part in parts]), strict=True)
             return Plan(**{name: part.view(tensors[name].dtype).view(tensors[name].shape) for name, part in split})
         moved = {name: tensor.to(device) for name, tensor in tensors.items()}
-        return self if all(moved[name] is tensors[name] for name in moved) else Plan(**moved)
+        return self if moved["operation"] is self.operation else Plan(**moved)  # "cuda" may be where "cuda:0" is
 
     def __eq__(self, other: object) -> bool:
         """Whether all tensors are equal, value by value; devices may differ."""

@@ -9,6 +9,7 @@ import math
 import os
 import reprlib
 import secrets
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -293,6 +294,16 @@ class _Tables:
     span: Tensor  # float64 [operations], severest - weakest
     whole: Tensor  # bool [operations]
 
+    def parameter(self, operation: Tensor, magnitude: Tensor) -> Tensor:
+        """Physical parameter of signed magnitudes; any shape."""
+        value = self.weakest[operation] + self.span[operation] * magnitude
+        return torch.where(self.whole[operation], value.round(), value)
+
+
+# The candidates of one stage, for drawing one image: upper ends of their shares, without the last; and for each its
+# operation, probability, and parameters with positive and negative sign.
+_StageRow = tuple[list[float], list[tuple[int, float, float, float]]]
+
 
 class Policy:
     """L sub-policies of K stages, each a choice among candidates; immutable.
@@ -324,7 +335,7 @@ class Policy:
         True
     """
 
-    __slots__ = ("_name", "_provenance", "_sub_policies", "_tables")
+    __slots__ = ("_name", "_provenance", "_rows", "_sub_policies", "_tables")
 
     def __init__(
         self,
@@ -343,6 +354,7 @@ class Policy:
         self._name = checked.name
         self._provenance = checked.provenance
         self._tables: dict[torch.device, _Tables] = {}
+        self._rows: list[list[_StageRow]] | None = None
 
     @property
     def sub_policies(self) -> tuple[tuple[tuple[Candidate, ...], ...], ...]:
@@ -677,16 +689,59 @@ class Policy:
         operation = tables.operation[row, stage, candidate]
         magnitude = tables.magnitude[row, stage, candidate]
         magnitude = torch.where(tables.drawn_sign[row, stage, candidate] & (sign < 0.5), -magnitude, magnitude)
-        parameter = tables.weakest[operation] + tables.span[operation] * magnitude
         image = torch.arange(batch_size, device=device)[:, None]  # [B, 1]
         return Plan(
             operation=operation,
-            parameter=torch.where(tables.whole[operation], parameter.round(), parameter),
+            parameter=tables.parameter(operation, magnitude),
             applied=gate < tables.probability[row, stage, candidate],
             centre=torch.stack((x, y), -1),
             partner=(image + 1 + _whole(other, batch_size - 1)) % max(batch_size, 1),
             sub_policy=sub_policy,
         )
+
+    def sample_one(self, generator: torch.Generator | None = None) -> list[tuple[int, float, tuple[float, float]]]:
+        """Draw for one image what ``sample(1)`` draws, in Python numbers: several times as fast.
+
+        Args:
+            generator: as for `sample`.
+
+        Returns:
+            For each stage that is applied, in their order: the operation, as its index in ``list(OPERATIONS)``, the
+            physical parameter, and the centre of cutout.
+
+        Example:
+            >>> flip = {"operation": "flip", "weight": 1, "probability": 1}
+            >>> [(index, parameter)] = [step[:2] for step in Policy([[[flip]]]).sample_one()]
+            >>> list(OPERATIONS)[index], parameter
+            ('flip', 0.0)
+        """
+        if self._rows is None:
+            self._rows = self._made_rows()
+        device = "cpu" if generator is None else generator.device
+        columns = 1 + 6 * self.stages
+        uniform = torch.rand(columns, dtype=torch.float64, generator=generator, device=device).tolist()
+        steps = []
+        last, place = len(self._rows) - 1, 1
+        for ends, candidates in self._rows[min(int(uniform[0] * (last + 1)), last)]:
+            choice, gate, sign, x, y, _ = uniform[place : place + 6]
+            place += 6
+            operation, probability, positive, negative = candidates[bisect_right(ends, choice)]
+            if gate < probability:
+                steps.append((operation, negative if sign < 0.5 else positive, (x, y)))
+        return steps
+
+    def _made_rows(self) -> list[list[_StageRow]]:
+        tables = self._tables_on(torch.device("cpu"))
+
+        def parameter(sign: int) -> list[Any]:
+            magnitude = torch.where(tables.drawn_sign, sign * tables.magnitude, tables.magnitude)
+            return tables.parameter(tables.operation, magnitude).tolist()
+
+        columns = (tables.operation.tolist(), tables.probability.tolist(), parameter(1), parameter(-1))
+        return [
+            [(ends[:-1], list(zip(*stage, strict=True))) for ends, *stage in zip(*sub_policy, strict=True)]
+            for sub_policy in zip(tables.cumulative.tolist(), *columns, strict=True)
+        ]
 
     def _tables_on(self, device: torch.device) -> _Tables:
         if device not in self._tables:

@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import Transform
 from torchvision.transforms.v2.functional import is_pure_tensor
 
 from fasteraa_transforms import _compiled, _targets
-from fasteraa_transforms.apply import apply, fill_values, interpolation_mode
+from fasteraa_transforms.apply import apply, apply_one, fill_values, interpolation_mode
 from fasteraa_transforms.epilogue import Epilogue
 from fasteraa_transforms.plan import Plan
 from fasteraa_transforms.policy import Policy
@@ -161,8 +161,16 @@ class FasterAutoAugment(Transform):
 
     def forward(self, *inputs: Any) -> Any:
         """Transform a sample, given as one value or as several."""
-        if torch.compiler.is_compiling() and any(_compiled.breaks_graph(value) for value in tree_flatten(inputs)[0]):
-            return self._forward_eagerly(*inputs)
+        if torch.compiler.is_compiling():
+            if any(_compiled.breaks_graph(value) for value in tree_flatten(inputs)[0]):
+                return self._forward_eagerly(*inputs)
+        # v2 says not to override this. But most calls bring one image and nothing else, and for 32 × 32 pixels the way
+        # through pytrees and a plan of tensors takes several times as long as the pixels. The result is the same. A
+        # subclass may have overridden what the general way calls.
+        elif len(inputs) == 1 and _is_one_image(inputs[0]) and type(self) is FasterAutoAugment:
+            (image,), fill = inputs, self.fill
+            if self.epilogue is None and not isinstance(fill, Mapping):
+                return apply_one(image, self.policy.sample_one(self._seeded_generator()), self.interpolation, fill)
         return super().forward(*inputs)
 
     @torch.compiler.disable(reason="the sample should have plain tensors that require no gradient")
@@ -200,7 +208,9 @@ class FasterAutoAugment(Transform):
         fill = self._fill_of(inpt)
         if isinstance(inpt, _targets.TARGETS):
             return _targets.transform(inpt, params["plan"], fill)
-        plan = params["plan"][: _count(inpt)]
+        plan = params["plan"]
+        if len(plan) != _count(inpt):
+            plan = plan[: _count(inpt)]
         if isinstance(inpt, tv_tensors.Video):
             plan = _plan_of_frames(plan, inpt.shape[-4])
         if torch.compiler.is_compiling():
@@ -230,8 +240,10 @@ class FasterAutoAugment(Transform):
         )
 
     def _seeded_generator(self) -> torch.Generator | None:
+        if self.generator is None:
+            return None
         worker = get_worker_info()
-        if self.generator is not None and worker is not None and worker.seed != self._worker_seed:
+        if worker is not None and worker.seed != self._worker_seed:
             # All workers hold the same copy and draw the same number here; their seeds differ, also between epochs.
             shared = torch.randint(2**63 - 1, (), generator=self.generator, device=self.generator.device)
             # Not their exclusive or: seeded alike, as with one torch.manual_seed for both, they would cancel.
@@ -255,6 +267,17 @@ class FasterAutoAugment(Transform):
             state = {**state, "generator": generator}
         super().__setstate__(state)
         self._handle = _compiled.register(self)
+
+
+def _is_one_image(value: Any) -> bool:
+    """Whether it is a PIL image of 8 bits or a uint8 tensor [C, H, W] on the CPU, with at least one pixel."""
+    if isinstance(value, Image.Image):
+        return value.mode != "I;16"
+    if type(value) is tv_tensors.Image:
+        value = value.as_subclass(Tensor)  # whose attributes are faster to look at
+    return (
+        type(value) is Tensor and value.dtype is torch.uint8 and value.ndim == 3 and value.is_cpu and value.numel() > 0
+    )
 
 
 def _count(image: Tensor | Image.Image) -> int:

@@ -267,6 +267,21 @@ def test_many_large_images_need_little_more_memory_than_one() -> None:
     assert peaks[1] < 1.2 * peaks[0]
 
 
+# Beyond images and result: some hundred KiB, or in bilinear sampling the float64 of one large image.
+@pytest.mark.parametrize(
+    ("count", "size", "interpolation"), [(128, 32, NEAREST), (64, 224, NEAREST), (64, 224, BILINEAR)]
+)
+def test_a_batch_needs_at_most_three_times_its_memory(count: int, size: int, interpolation: InterpolationMode) -> None:
+    images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
+    plan = draw(count, stages=2)
+    apply(images, plan, interpolation=interpolation)
+    tracemalloc.start()
+    apply(images, plan, interpolation=interpolation)
+    peak = images.numel() + tracemalloc.get_traced_memory()[1]  # the images themselves are the one thing not traced
+    tracemalloc.stop()
+    assert 2 * images.numel() < peak <= 3 * images.numel()
+
+
 # --- sample pairing ---------------------------------------------------------------------------------------------------
 
 

@@ -1,26 +1,36 @@
-"""The benchmark of the search step times two implementations of the same step."""
+"""The benchmarks: that of the search step times two implementations of the same step; docs show what was measured."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+from torchvision.transforms import AutoAugmentPolicy
+from torchvision.transforms.v2 import AutoAugment
 
+from fasteraa_transforms.operations import OPERATIONS
 from fasteraa_transforms.relaxed import Draw, RelaxedPolicy
 from fasteraa_transforms.search.critic import Critic, WideResNet
 from fasteraa_transforms.search.loop import STEP_METRICS, Objective, SearchState
 
-BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "search_step.py"
+ROOT = Path(__file__).parent.parent
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and one another's imports look there
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def benchmark_module() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("search_step", BENCHMARK)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("search_step")
 
 
 def states(module: ModuleType) -> tuple[SearchState, SearchState]:
@@ -86,3 +96,74 @@ def test_it_runs(benchmark_module: ModuleType, monkeypatch: pytest.MonkeyPatch, 
     printed = capsys.readouterr().out
     assert "median of 1 interleaved steps" in printed
     assert printed.count("this package takes") == 3
+
+
+# --- the transform against other libraries ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def augment() -> ModuleType:
+    return load("augment")
+
+
+def test_the_page_shows_what_was_measured() -> None:
+    documents = [json.loads((ROOT / f"benchmarks/{name}.json").read_text("utf-8")) for name in ("augment", "loader")]
+    assert (ROOT / "docs/benchmarks.md").read_text("utf-8") == load("report").text(*documents)
+
+
+def test_the_page_says_which_targets_were_missed() -> None:
+    results = {
+        "fasteraa_transforms": {"median": 2.0, "ratio": 0.3},
+        "torchvision AutoAugment": {"median": 6, "ratio": 1},
+    }
+    setting: dict[str, Any] = {"processor": "P", "vector_extensions": "V", "python": "3", "versions": {"torch": "2"}}
+    rows = [{"name": name, "target": target, "results": results} for name, target in (("a", 0.3), ("b", 0.29))]
+    rates = {"fasteraa_transforms": {"median": 9.0}, "no policy": {"median": 10.0}}
+    loader = {"setting": setting, "workers": 2, "rounds": 1, "images": 8, "results": rates}
+    page = load("report").text({"setting": setting, "rounds": 1, "rows": rows}, loader)
+    assert "| a | ≤ 0.30 | 0.300, met |" in page
+    assert "| b | ≤ 0.29 | 0.300, **missed** |" in page
+    assert "| fasteraa_transforms | 9.0 | 0.900 |" in page
+
+
+def test_the_measured_rows_are_those_of_the_benchmark(augment: ModuleType) -> None:
+    measured = json.loads((ROOT / "benchmarks/augment.json").read_text("utf-8"))["rows"]
+    assert [(row["name"], row["target"]) for row in measured] == [(row.name, row.target) for row in augment.ROWS]
+    for row in measured:
+        assert {augment.OURS, augment.BASE} <= set(row["results"]) <= set(augment.COMPETITORS)
+
+
+def test_the_policy_of_the_benchmark(augment: ModuleType) -> None:
+    policy = augment.policy()
+    assert (len(policy), policy.stages) == (10, 2)
+    names = [candidate.operation for sub_policy in policy.sub_policies for (candidate,) in sub_policy]
+    assert set(names) == set(OPERATIONS) - {"sample_pairing"}
+    probabilities = [candidate.probability for sub_policy in policy.sub_policies for (candidate,) in sub_policy]
+    torchvision = [
+        probability
+        for policy_name in AutoAugmentPolicy
+        if policy_name is not AutoAugmentPolicy.SVHN
+        for sub_policy in AutoAugment(policy_name)._policies
+        for _, probability, _ in sub_policy
+    ]
+    mean = sum(torchvision) / len(torchvision)
+    assert sum(probabilities) / len(probabilities) >= mean  # so that ours has no less to do
+
+
+def test_it_measures_and_writes(
+    augment: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    row = augment.Row(8, "tensor", 1, 0.2)
+    monkeypatch.setattr(augment, "ROWS", (row, augment.Row(8, "PIL", 1, 0.2), augment.Row(8, "batch", 3, 0.2)))
+    monkeypatch.setattr(augment, "BLOCK_SECONDS", 1e-4)
+    monkeypatch.setattr(
+        augment, "COMPETITORS", {name: augment.COMPETITORS[name] for name in (augment.OURS, augment.BASE)}
+    )
+    monkeypatch.setattr(sys, "argv", ["augment.py", "--rounds", "2", "--json", str(tmp_path / "result.json")])
+    augment.main()
+    document = json.loads((tmp_path / "result.json").read_text("utf-8"))
+    assert [row["name"] for row in document["rows"]] == ["8×8 tensor", "8×8 PIL", "batch 3×3×8×8"]
+    for row in document["rows"]:
+        assert row["results"][augment.BASE]["ratio"] == 1
+        assert 0 < row["results"][augment.OURS]["low"] <= row["results"][augment.OURS]["high"]
+    assert capsys.readouterr().out.count("ratio to torchvision AutoAugment (hold to 0.20)") == 3

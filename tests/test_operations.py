@@ -5,6 +5,11 @@ The reference is raw Pillow, written here from the meaning of each operation and
 
 import itertools
 import math
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 from torchvision.transforms import InterpolationMode
 
-from fasteraa_transforms import _differentiable, _pillow, _uint8
+from fasteraa_transforms import _arithmetic, _differentiable, _geometry, _pillow, _uint8
 from fasteraa_transforms.operations import OPERATIONS
 
 Pixels = NDArray[np.uint8]
@@ -560,3 +565,133 @@ def test_check_interpolation_refuses(interpolation: object) -> None:
     _pillow.check_interpolation(BILINEAR)
     with pytest.raises(ValueError, match=r"interpolation should be .*NEAREST or .*BILINEAR, but got .* instead"):
         _pillow.check_interpolation(interpolation)
+
+
+# --- caches -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sources(monkeypatch: pytest.MonkeyPatch) -> _uint8.SourceCache:
+    """An empty cache in the place of the module's own, with room for ten images of 16 × 16."""
+    cache = _uint8.SourceCache(10 * 16 * 16 * 9)
+    monkeypatch.setattr(_uint8, "sources", cache)
+    return cache
+
+
+def rotated(size: int, degrees: float) -> Pixels:
+    image = pictures(3, size, size)["noise"]
+    found = _uint8.rotate(image[None], [degrees], interpolation=NEAREST, fill=0)[0]
+    assert differing(found, reference_array("rotate", image, degrees, interpolation=NEAREST)) == 0
+    return found
+
+
+def test_cache_stays_within_its_bytes_and_gives_the_same(sources: _uint8.SourceCache) -> None:
+    first = rotated(16, 1.0)
+    for degrees in range(1, 31):
+        rotated(16, float(degrees))
+        assert sources.bytes <= sources.limit
+    assert 10 <= len(sources) <= 11  # 9 bytes a pixel, 8 if no pixel lies outside
+    assert differing(rotated(16, 1.0), first) == 0
+    rotated(200, 5.0)  # larger than the whole cache: not kept, and nothing makes room for it
+    assert len(sources) >= 10
+    sources.clear()
+    assert (len(sources), sources.bytes) == (0, 0)
+
+
+def test_cache_keeps_what_was_used_last(sources: _uint8.SourceCache) -> None:
+    rotated(16, 1.0)
+    for degrees in range(2, 25):
+        rotated(16, float(degrees))
+        rotated(16, 1.0)
+    assert sources.get((_geometry.rotate_matrix, 1.0, 16, 16)) is not None
+    assert sources.get((_geometry.rotate_matrix, 2.0, 16, 16)) is None
+
+
+def test_cache_tells_operations_and_sizes_apart(sources: _uint8.SourceCache) -> None:
+    image = pictures(1, 8, 12)["noise"]
+    for name in ("shear_x", "shear_y", "rotate", "shear_x"):
+        for pixels in (image, np.ascontiguousarray(image.transpose(0, 2, 1)), image[:, :6]):
+            check_uint8(name, pixels, np.array([0.3, -0.3]), NEAREST)
+
+
+def test_cache_is_shared_by_threads(sources: _uint8.SourceCache) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda n: rotated(16, float(n % 15)), range(400)))
+    for n, pixels in enumerate(found):
+        assert differing(pixels, found[n % 15]) == 0
+    assert sources.bytes == sum(_uint8._bytes(source) for source in sources._sources.values()) <= sources.limit
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_cache_survives_a_fork_while_a_thread_uses_it() -> None:
+    # In a process of its own, which forks while another thread keeps taking the lock.
+    code = """
+import os, sys, threading, numpy as np
+from torchvision.transforms import InterpolationMode
+from fasteraa_transforms import _uint8
+images = np.zeros((1, 1, 8, 8), np.uint8)
+rotate = lambda: _uint8.rotate(images, [3.0], interpolation=InterpolationMode.NEAREST, fill=0)
+done = threading.Event()
+def use():
+    while not done.is_set():
+        rotate()
+thread = threading.Thread(target=use)
+thread.start()
+for _ in range(30):
+    child = os.fork()
+    if child == 0:
+        rotate()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+done.set()
+thread.join()
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 13])
+@each_form
+def test_uint8_equals_pillow_on_other_channels_and_layouts(
+    name: str, interpolation: InterpolationMode | None, channels: int
+) -> None:
+    for height, width in ((1, 1), (2, 5), (3, 3), (9, 16), (70, 72)):
+        image = pictures(channels, height, width)["noise"]
+        values = parameters(name, 5)
+        check_uint8(name, image, values, interpolation)
+        check_uint8(name, np.asfortranarray(image), values, interpolation)
+        images = np.asfortranarray(np.stack([image] * len(values)))
+        takes = keywords(name, images, interpolation)
+        found = OPERATIONS[name].uint8(images, values, **takes)
+        assert differing(found, OPERATIONS[name].uint8(np.ascontiguousarray(images), values, **takes)) == 0
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_pillow_form_takes_an_image_that_is_not_loaded_yet(mode: str, tmp_path: Path) -> None:
+    image = to_image(pictures({"L": 1, "RGB": 3, "RGBA": 4}[mode], 12, 13)["noise"])
+    image.save(tmp_path / "image.png")
+    for name in ("solarize", "posterize", "brightness", "invert", "equalize", "sharpness", "auto_contrast", "flip"):
+        parameter = parameters(name, 3)[-1].item()
+        with Image.open(tmp_path / "image.png") as lazy:
+            found = OPERATIONS[name].pillow(lazy, parameter)
+        assert differing(np.asarray(found), np.asarray(OPERATIONS[name].pillow(image, parameter))) == 0, name
+
+
+@pytest.mark.parametrize("size", [16, 80])
+@each_form
+def test_pillow_form_keeps_what_is_known_of_the_image(
+    name: str, interpolation: InterpolationMode | None, size: int
+) -> None:
+    image = to_image(pictures(3, size, size)["noise"])
+    image.info["dpi"] = (72, 72)
+    every = {"interpolation": interpolation, "fill": 0, "centre": (0.5, 0.5), "partner": image}
+    takes = {key: every[key] for key in OPERATIONS[name].takes}
+    assert OPERATIONS[name].pillow(image, parameters(name, 3)[-1].item(), **takes).info == {"dpi": (72, 72)}
+
+
+def test_luma_equals_pillow_on_every_colour() -> None:
+    levels = np.arange(256, dtype=np.uint8)
+    green, blue = np.meshgrid(levels, levels)
+    for red in range(256):
+        colours = np.stack([np.full_like(green, red), green, blue])
+        found = _arithmetic._luma_band(colours[None])[0, 0]
+        assert differing(found, np.asarray(to_image(colours).convert("L"))) == 0

@@ -976,6 +976,40 @@ def test_one_draw_and_no_other_randomness(monkeypatch: pytest.MonkeyPatch) -> No
     assert torch.equal(generator.get_state(), twin.get_state())
 
 
+def steps_of(plan: Any) -> list[tuple[int, float, tuple[float, float]]]:
+    """What `sample_one` says of a plan of one image."""
+    (operations,), (parameters,) = plan.operation.tolist(), plan.parameter.tolist()
+    (applied,), (centres,) = plan.applied.tolist(), plan.centre.tolist()
+    rows = zip(operations, parameters, map(tuple, centres), applied, strict=True)
+    return [(operation, parameter, centre) for operation, parameter, centre, happens in rows if happens]
+
+
+def test_one_image_draws_what_a_plan_of_one_draws() -> None:
+    every = [
+        candidate(name, weight=index + 1, **({"magnitude": 0.37} if OPERATIONS[name].has_magnitude else {}))
+        for index, name in enumerate(NAMES)
+    ]
+    for policy in (example(), Policy([[every, every[:5]], [every[3:4], every], [every[::-1], every[7:]]])):
+        generator, twin = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
+        for _ in range(500):
+            assert policy.sample_one(generator) == steps_of(policy.sample(1, twin))
+        assert torch.equal(generator.get_state(), twin.get_state())
+        torch.manual_seed(9)
+        first = policy.sample_one()
+        torch.manual_seed(9)
+        assert first == steps_of(policy.sample(1))
+
+
+@pytest.mark.parametrize("value", [0.0, LARGEST])
+@pytest.mark.parametrize("sub_policies", [1, 3, 49])
+def test_one_image_stays_inside_at_the_ends_of_the_unit_interval(
+    value: float, sub_policies: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = Policy([[[candidate(magnitude=index / 48) for index in range(49)]]] * sub_policies)
+    monkeypatch.setattr(torch, "rand", lambda *size, **_: torch.full(size, value, dtype=torch.float64))
+    assert policy.sample_one() == steps_of(policy.sample(1))
+
+
 def test_without_a_generator_the_default_one_is_used() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)

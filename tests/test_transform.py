@@ -5,6 +5,7 @@ import functools
 import importlib
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
@@ -226,6 +227,83 @@ def test_repr() -> None:
     assert repr(FasterAutoAugment(POLICY, interpolation="bilinear", fill=(1, 2, 3))) == (
         "FasterAutoAugment(policy='everything', sub_policies=17, stages=2, interpolation=bilinear, fill=(1, 2, 3))"
     )
+
+
+# --- one image takes a shorter way ------------------------------------------------------------------------------------
+
+
+class General(FasterAutoAugment):
+    """Takes the general way through pytrees and a plan, as every subclass does."""
+
+
+def both_ways(image: Any, seed: int, **options: Any) -> tuple[Any, Any]:
+    transforms = [kind(POLICY, generator=seeded(seed), **options) for kind in (FasterAutoAugment, General)]
+    results = [transform(image) for transform in transforms]
+    assert torch.equal(transforms[0].generator.get_state(), transforms[1].generator.get_state())
+    assert type(results[0]) is type(results[1])
+    return results[0], results[1]
+
+
+@pytest.mark.parametrize("options", [{}, {"interpolation": "bilinear", "fill": 255}, {"fill": 7.5}])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 13])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 5), (3, 3), (20, 24)])
+def test_one_tensor_takes_a_shorter_way_to_the_same(
+    images: Tensor, height: int, width: int, channels: int, options: dict[str, Any]
+) -> None:
+    for seed in range(40):
+        image = images[seed : seed + 5].reshape(15, 20, 24)[:channels, :height, :width]
+        before = image.clone()
+        for given in (image, image.contiguous(), image.transpose(1, 2), tv_tensors.Image(image)):
+            short, general = both_ways(given, seed, **options)
+            assert torch.equal(short, general)
+            assert short.is_contiguous()
+            short.fill_(1)
+            assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize("options", [{}, {"interpolation": "bilinear", "fill": 255}])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+@pytest.mark.parametrize("size", [(1, 1), (5, 2), (3, 3), (24, 20), (0, 4)])
+def test_one_pil_image_takes_a_shorter_way_to_the_same(
+    images: Tensor, size: tuple[int, int], mode: str, options: dict[str, Any]
+) -> None:
+    for seed in range(40):
+        image = to_pil_image(images[seed]).convert(mode).crop((0, 0, *size))
+        before = image.tobytes()
+        short, general = both_ways(image, seed, **options)
+        assert (short.mode, short.size, short.tobytes()) == (general.mode, general.size, general.tobytes())
+        short.paste(1, (0, 0, *size))
+        assert image.tobytes() == before
+
+
+@pytest.mark.parametrize("kind", [FasterAutoAugment, General])
+def test_both_ways_refuse_alike(images: Tensor, kind: type[FasterAutoAugment]) -> None:
+    with pytest.raises(ValueError, match=r"fill should be one number or one for each of 3 channels, but got \(1, 2\)"):
+        kind(POLICY, fill=(1, 2))(images[0])
+    with pytest.raises(ValueError, match=r"fill should be in \[0, 255\], the range of the images, but got \(256,\)"):
+        kind(POLICY, fill=256)(to_pil_image(images[0]))
+    with pytest.raises(TypeError, match=r"image mode should be one of .*, but got P instead"):
+        kind(POLICY)(Image.new("P", (8, 8)))
+
+
+def test_forward_hooks_are_called_on_the_shorter_way(images: Tensor) -> None:
+    transform = FasterAutoAugment(POLICY)
+    seen: list[Any] = []
+    transform.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    result = transform(images[0])
+    assert seen[0] is result
+
+
+def test_threads_share_a_policy(images: Tensor) -> None:
+    policy = Policy(POLICY.sub_policies)  # without tables yet
+
+    def augmented(seed: int) -> Tensor:
+        return FasterAutoAugment(policy, generator=seeded(seed))(images[seed % 48])
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(augmented, range(200)))
+    for seed, result in enumerate(results):
+        assert torch.equal(result, expected(images[seed % 48], 1, seed))
 
 
 # --- gradients and modes ----------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ ready to use:
 import triton
 import triton.language as tl
 
-from fasteraa_transforms import _pillow, _uint8
+from fasteraa_transforms import _arithmetic, _pillow
 from fasteraa_transforms.operations import OPERATIONS
 
 _NAMES = list(OPERATIONS)
@@ -43,7 +43,7 @@ WARP, SMOOTH = tl.constexpr(6), tl.constexpr(7)
 
 RECORD = tl.constexpr(8)
 ONE = tl.constexpr(65536)  # 1.0 in 16.16 fixed point
-RED, GREEN, BLUE = (tl.constexpr(weight) for weight in _uint8._LUMA)
+RED, GREEN, BLUE = (tl.constexpr(weight) for weight in _arithmetic.LUMA)
 CUT_RED, CUT_GREEN, CUT_BLUE = (tl.constexpr(value) for value in _pillow.CUTOUT_RGB)
 CUT_GREY = tl.constexpr(_pillow.CUTOUT_GREY)
 
@@ -53,7 +53,7 @@ CUT_GREY = tl.constexpr(_pillow.CUTOUT_GREY)
 
 @triton.jit
 def _blend(start, end, weight):
-    """Twin of ``_uint8._blend``: int32 in [0, 255] from int32, weight float32."""
+    """Twin of ``_arithmetic.blend``: int32 in [0, 255] from int32, weight float32."""
     base = start.to(tl.float32)
     value = base + weight * (end.to(tl.float32) - base)
     return tl.minimum(tl.maximum(value, 0.0), 255.0).to(tl.int32)
@@ -85,7 +85,7 @@ def _raw(frame, below, y, x, channel, valid, C: tl.constexpr, PLAIN: tl.constexp
 
 @triton.jit
 def _luma(inner: tl.constexpr, frame, below, y, x, valid, PLAIN: tl.constexpr, BILINEAR: tl.constexpr):
-    """Twin of ``_uint8._luma``: luma of RGB at (y, x)."""
+    """Twin of ``_arithmetic.luma``: luma of RGB at (y, x)."""
     total = tl.full(x.shape, 0x8000, tl.int32)
     for i in range(3):
         weight = tl.where(i == 0, RED, tl.where(i == 1, GREEN, BLUE))
