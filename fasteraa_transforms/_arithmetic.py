@@ -16,8 +16,7 @@ _BAND = 2**18  # values; 1 MiB in float32
 LEVELS = bytes(range(256))  # the table that changes nothing
 
 LUMA = (19595, 38470, 7471)  # ITU-R 601-2 in 16.16 fixed point, as Pillow's Convert.c has it
-# ITU-R 601-2 in 16.16 fixed point, as Pillow's Convert.c has it. In float32 these weights, their products with 8 bits
-# and the sums of those are exact: they have no more than 24 bits.
+# In float32 these weights, their products with 8 bits and the sums of those are exact: they have no more than 24 bits.
 _LUMA = (np.array(LUMA) / 65536).astype(np.float32)[:, None, None]
 
 

@@ -85,7 +85,7 @@ def _raw(frame, below, y, x, channel, valid, C: tl.constexpr, PLAIN: tl.constexp
 
 @triton.jit
 def _luma(inner: tl.constexpr, frame, below, y, x, valid, PLAIN: tl.constexpr, BILINEAR: tl.constexpr):
-    """Twin of ``_arithmetic.luma``: luma of RGB at (y, x)."""
+    """Twin of ``_arithmetic._luma_band``: luma of RGB at (y, x)."""
     total = tl.full(x.shape, 0x8000, tl.int32)
     for i in range(3):
         weight = tl.where(i == 0, RED, tl.where(i == 1, GREEN, BLUE))
