@@ -137,9 +137,10 @@ def _look_up(image: Image.Image, *tables: bytes) -> Image.Image:
     `Image.point` without its loop over the table in Python, which takes most of its time on small images.
     """
     image.load()
-    bands = len(image.getbands())
-    whole = tables[0] * min(bands, 3) if len(tables) == 1 else b"".join(tables[:3])
-    return image._new(image.im.point(whole + _arithmetic.LEVELS if bands == 4 else whole, None))
+    alpha = image.mode in ("LA", "RGBA")
+    colours = len(image.getbands()) - alpha
+    whole = tables[0] * colours if len(tables) == 1 else b"".join(tables[:colours])
+    return image._new(image.im.point(whole + _arithmetic.LEVELS if alpha else whole, None))
 
 
 def solarize(image: Image.Image, threshold: float) -> Image.Image:
