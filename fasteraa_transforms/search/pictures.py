@@ -19,7 +19,9 @@ def _losses(axes: Any, metrics: Rows) -> None:
     x, *columns = _of(metrics, "step", "step", *names)
     for name, column in zip(names, columns, strict=True):
         axes.plot(x, column, label=name, linewidth=0.8)
-    axes.set(title="losses", xlabel="step", yscale="asinh")
+    axes.set(title="losses", xlabel="step")
+    axes.set_yscale("symlog", base=2, linthresh=1)  # a critic that explodes is still in the picture
+    axes.yaxis.set_major_formatter("{x:g}")
 
 
 def _accuracies(axes: Any, metrics: Rows) -> None:

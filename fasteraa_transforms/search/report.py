@@ -41,9 +41,10 @@ h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
 figure { margin: 0; }
 figure img { width: 100%; height: auto; display: block; image-rendering: pixelated; }
 figcaption { font-size: .7rem; line-height: 1.25; }
-.scroll { overflow: auto; width: fit-content; max-width: 100%; max-height: 40rem; border: 1px solid var(--line); border-radius: .4rem; }
+.scroll { overflow: auto; width: fit-content; max-width: 100%; max-height: 40rem;
+  border: 1px solid var(--line); border-radius: .4rem; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
-th, td { padding: .25rem .7rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { padding: .25rem .45rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 thead th { position: sticky; top: 0; background: var(--box); }
 """
