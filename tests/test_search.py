@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fasteraa_transforms import FasterAutoAugment, Policy
 from fasteraa_transforms.operations import OPERATIONS
 from fasteraa_transforms.relaxed import Draw, RelaxedPolicy
-from fasteraa_transforms.search import Digits, SearchInterrupted, Settings, load_images, pictures, search
+from fasteraa_transforms.search import Digits, SearchFailed, SearchInterrupted, Settings, load_images, pictures, search
 from fasteraa_transforms.search.critic import Critic, make_backbone
 from fasteraa_transforms.search.loop import STEP_METRICS, Objective, SearchState, batches
 from fasteraa_transforms.search.run import RunFolder
@@ -402,6 +402,7 @@ def test_the_folder_holds_the_whole_run(finished: Finished) -> None:
         "diagnosis.json",
         "metrics.jsonl",
         "policy.json",
+        "report.html",
         "settings.json",
         "tensorboard",
     }
@@ -428,7 +429,7 @@ def test_provenance(finished: Finished) -> None:
     assert provenance["recipe"]["image_size"] == [12, 12]
     assert provenance["precision"] == "float32"
     assert provenance["seconds"] > 0
-    assert provenance["versions"].keys() == {"torch", "torchvision", "pillow", "numpy"}
+    assert provenance["versions"].keys() == {"fasteraa_transforms", "torch", "torchvision", "pillow", "numpy"}
     assert provenance["last_epoch"].keys() == set(STEP_METRICS)
     assert provenance["diagnosis"].keys() >= {"drift", "share_start", "share_end", "strength_start", "strength_end"}
 
@@ -706,17 +707,18 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: py
     whole = search(own_images(), TINY, progress=False)
     save, kept = torch.save, []
 
-    def disk_full(value: object, file: Path) -> None:
+    def disk_full(value: object, file: BinaryIO) -> None:
         if len(kept) < 2:  # the start, then after epoch 1
             save(value, file)
-            kept.append(Path(file).read_bytes())
+            file.flush()
+            kept.append(Path(file.name).read_bytes())
             return
-        Path(file).write_bytes(kept[-1][:1000])
+        file.write(kept[-1][:1000])
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", disk_full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(SearchFailed, match=r"could not be written \(.*No space left.*keeps 1 whole epochs"):
             search(own_images(), TINY, out=tmp_path, progress=False)
     assert (tmp_path / "checkpoint.pt").read_bytes() == kept[1]
     assert not [entry for entry in tmp_path.iterdir() if entry.name.startswith(".")]

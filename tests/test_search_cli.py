@@ -144,7 +144,10 @@ def test_resuming_takes_dataset_and_settings_from_the_folder(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["mnist"], "dataset should be one of digits, cifar10, .*, or a folder of images, but got 'mnist' instead"),
+        (
+            ["mnist"],
+            "dataset should be one of digits, cifar10, .*, a folder of images, or module:callable, but got 'mnist' instead",
+        ),
         (["cifar10", "--data-dir", "nowhere"], "cifar10 was not found in 'nowhere' .*--data-dir, .*--download .*"),
         (["--resume", "nowhere"], "nowhere holds no run to resume"),
         (["--batch-size", "7"], r"batch_size should be even \(half is augmented\), but got 7 instead"),
