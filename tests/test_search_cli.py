@@ -146,7 +146,7 @@ def test_resuming_takes_dataset_and_settings_from_the_folder(
     [
         (
             ["mnist"],
-            "dataset should be one of digits, cifar10, .*, a folder of images, or module:callable, but got 'mnist' instead",
+            "dataset should be one of digits, cifar10, .*, or module:callable, but got 'mnist' instead",
         ),
         (["cifar10", "--data-dir", "nowhere"], "cifar10 was not found in 'nowhere' .*--data-dir, .*--download .*"),
         (["--resume", "nowhere"], "nowhere holds no run to resume"),

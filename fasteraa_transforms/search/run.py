@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import platform
@@ -373,7 +374,12 @@ class _Run:
             leave=state.epoch + 1 == settings.epochs,
         ) as bar:
             for images, labels in epoch:
-                measured.append(self.objective.step(state, images, labels))
+                try:
+                    measured.append(self.objective.step(state, images, labels))
+                except Exception:  # such as a modulus of 0 bits, where a magnitude is nan
+                    if measured:
+                        self._check(torch.stack(measured).cpu())
+                    raise
                 bar.update()
                 if on_cpu:  # on an accelerator, reading a value would wait for it
                     bar.set_postfix(_postfix(measured[-1]), refresh=False)
@@ -508,13 +514,9 @@ class _Run:
             "last_epoch": self.last_epoch,
         }
 
-        def write(path: Path) -> None:
-            with path.open(
-                "wb"
-            ) as file:  # given the path, PyTorch makes of a full disk a RuntimeError of another reason
-                torch.save(saved, file)
-
-        self.folder.replace(self.folder.checkpoint, write)
+        data = io.BytesIO()  # given a file, PyTorch makes of a full disk a RuntimeError with another reason
+        torch.save(saved, data)
+        self.folder.replace(self.folder.checkpoint, lambda file: file.write_bytes(data.getbuffer()))
         self.kept = self.state.epoch
 
     def _report(self, affinity_diversity: bool) -> Policy:
