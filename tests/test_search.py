@@ -36,6 +36,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """matplotlib takes longer than the runs of some tests."""
     monkeypatch.setattr(pictures, "curves", lambda *args: None)
+    monkeypatch.setattr(pictures, "curve_svg", lambda *args: "")
 
 
 def own_images(count: int = 64, channels: int = 3, side: int = 12) -> list[tuple[Tensor, int]]:

@@ -55,11 +55,10 @@ class AffinityDiversity:
     def lines(self) -> list[str]:
         """Both in plain words, mean ± standard deviation over the networks."""
 
-        def text(values: tuple[float, ...], scale: float = 1, sign: str = "") -> str:
-            deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-            return f"{scale * statistics.fmean(values):{sign}.{1 if scale > 1 else 3}f} ± " + (
-                f"{scale * deviation:.{1 if scale > 1 else 3}f}"
-            )
+        def text(values: tuple[float, ...], scale: int = 1, sign: str = "") -> str:
+            digits = 1 if scale > 1 else 3
+            mean = f"{scale * statistics.fmean(values):{sign}.{digits}f}"
+            return f"{mean} ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
         return [
             f"Affinity {text(self.affinity, 100, '+')} points: a small network trained without the policy has "

@@ -97,6 +97,8 @@ def curve_svg(metrics: Rows, panel: str) -> str:
             loc="outside lower center", ncols={"shares": 3, "policy": 1}.get(panel, 2), fontsize=8, frameon=False
         )
         file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(
+            file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        )
     text = file.getvalue()
     return text[text.index("<svg") :].replace(ink, "currentColor").strip()
