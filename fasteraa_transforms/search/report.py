@@ -93,7 +93,8 @@ def page(
             numbers=(1, 2, 3),
         ),
         "<h2>The policy in pictures</h2>",
-        f'<p class="dim">{shown} of {len(policy)} sub-policies. Each image draws one of them, with equal chance.</p>',
+        f'<p class="dim">{shown} of {len(policy)} sub-policies. Each image draws one of them, with equal chance. '
+        "A dash: the stage left the image as it was.</p>",
         *_pictures(policy, images, shown),
         "<h2>The policy as a table</h2>",
         '<p class="dim">A stage chooses one of its operations, then applies it with the probability.</p>',
