@@ -513,7 +513,6 @@ class _Run:
             "seconds": self.seconds,
             "last_epoch": self.last_epoch,
         }
-
         data = io.BytesIO()  # given a file, PyTorch makes of a full disk a RuntimeError with another reason
         torch.save(saved, data)
         self.folder.replace(self.folder.checkpoint, lambda file: file.write_bytes(data.getbuffer()))
@@ -531,9 +530,10 @@ class _Run:
             provenance = {**policy.provenance, "affinity_diversity": measured.to_json()}
             policy = Policy(policy.sub_policies, name=policy.name, provenance=provenance)
             verdict += measured.lines()
+            if self.folder is not None:
+                policy.save(self.folder.policy)
         if self.folder is not None:
             folder = self.folder
-            policy.save(folder.policy)
             folder.replace_json(folder.path / "diagnosis.json", dataclasses.asdict(found) | {"verdict": verdict})
             rows = folder.rows()
             pictures.curves(rows, folder.path / "curves.png")

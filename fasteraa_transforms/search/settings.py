@@ -108,6 +108,10 @@ def find_callable(kind: str, name: str) -> Callable[..., Any]:
 
     Raises:
         ValueError: no such module or callable.
+
+    Example:
+        >>> find_callable("dataset", "fasteraa_transforms.search:Digits").__name__
+        'Digits'
     """
     module, _, attribute = name.partition(":")
     try:

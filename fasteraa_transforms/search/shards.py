@@ -24,6 +24,10 @@ class Shards:
         FileNotFoundError: while iterating: no such shard.
 
     Source: https://github.com/webdataset/webdataset, "The WebDataset Format".
+
+    Example:
+        >>> Shards("train-{000..002}.tar").urls
+        ['train-000.tar', 'train-001.tar', 'train-002.tar']
     """
 
     def __init__(self, urls: str | Sequence[str]) -> None:
