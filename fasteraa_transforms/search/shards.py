@@ -2,6 +2,8 @@
 
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any
 
 from fasteraa_transforms.search.data import Encoded
 
@@ -38,27 +40,29 @@ class Shards:
         self.urls = [url for each in ([urls] if isinstance(urls, str) else urls) for url in expand_urls(each)]
 
     def __iter__(self) -> Iterator[tuple[Encoded, int]]:
-        from webdataset.tariterators import tarfile_samples
+        # Not by webdataset.WebDataset, which gives a process of several its part: all are to draw the same subset.
+        from webdataset.gopen import gopen
+        from webdataset.tariterators import group_by_keys, tar_file_expander
 
-        # Not WebDataset, which gives a process of several its part of the shards: all are to draw the same subset.
-        samples = iter(tarfile_samples({"url": url} for url in self.urls))
-        while True:
-            try:
-                sample = next(samples, None)
-            except tarfile.TarError as error:
-                raise ValueError(f"a shard is no whole tar file: {error}") from error
-            if sample is None:
-                return
-            name = f"{sample['__url__']}:{sample['__key__']}"
-            ending = next((each for each in IMAGES if each in sample), None)
-            if ending is None or "cls" not in sample:
-                files = ", ".join(f".{key}" for key in sample if not key.startswith("__"))
-                raise ValueError(
-                    f"sample {name} should have an image (.{', .'.join(IMAGES)}) and .cls, but has {files}"
-                )
-            try:
-                label = int(sample["cls"])
-            except ValueError:
-                text = sample["cls"][:40]
-                raise ValueError(f".cls of sample {name} should be a whole number, but got {text!r} instead") from None
-            yield Encoded(sample[ending], f"{name}.{ending}"), label
+        for url in self.urls:
+            with closing(gopen(url)) as stream:
+                try:
+                    for sample in group_by_keys(tar_file_expander([{"url": url, "stream": stream}])):
+                        yield _pair(sample, f"{url}:{sample['__key__']}")
+                except tarfile.TarError as error:
+                    reason = error.args[0]  # webdataset adds what it was reading to the others
+                    raise ValueError(f"shard {url} should be a whole tar file, but was not ({reason})") from error
+
+
+def _pair(sample: dict[str, Any], name: str) -> tuple[Encoded, int]:
+    """Image and label of a sample."""
+    ending = next((each for each in IMAGES if each in sample), None)
+    if ending is None or "cls" not in sample:
+        files = ", ".join(f".{key}" for key in sample if not key.startswith("__"))
+        raise ValueError(f"sample {name} should have an image (.{', .'.join(IMAGES)}) and .cls, but has {files}")
+    try:
+        label = int(sample["cls"])
+    except ValueError:
+        text = sample["cls"][:40]
+        raise ValueError(f".cls of sample {name} should be a whole number, but got {text!r} instead") from None
+    return Encoded(sample[ending], f"{name}.{ending}"), label
