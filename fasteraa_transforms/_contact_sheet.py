@@ -79,20 +79,24 @@ def sub_policy_sheet(
     return _grid(rows, 1 + policy.stages, tile)
 
 
-def _grid(rows: Sequence[Sequence[Cell]], lines: int, tile: int) -> Image.Image:
-    """All tiles are ``tile`` pixels square, with room for ``lines`` lines below each."""
+def tile(image: Tensor, side: int) -> Image.Image:
+    """A uint8 image [C, H, W], C 1 or 3, as a square RGB picture of ``side`` pixels."""
+    array = image.permute(1, 2, 0).numpy()
+    picture = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).convert("RGB")
+    enlarge = picture.width < side
+    return picture.resize((side, side), Image.Resampling.NEAREST if enlarge else Image.Resampling.LANCZOS)
+
+
+def _grid(rows: Sequence[Sequence[Cell]], lines: int, side: int) -> Image.Image:
+    """All tiles are ``side`` pixels square, with room for ``lines`` lines below each."""
     font = ImageFont.load_default(size=10)
-    width, height = tile + _GAP, tile + _LINE * lines + 2 + _GAP
+    width, height = side + _GAP, side + _LINE * lines + 2 + _GAP
     sheet = Image.new("RGB", (len(rows[0]) * width + _GAP, len(rows) * height + _GAP), "white")
     text = ImageDraw.Draw(sheet)
     for row, cells in enumerate(rows):
         for column, (image, caption) in enumerate(cells):
-            array = image.permute(1, 2, 0).numpy()
-            picture = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).convert("RGB")
-            enlarge = picture.width < tile
-            picture = picture.resize((tile, tile), Image.Resampling.NEAREST if enlarge else Image.Resampling.LANCZOS)
             left, top = _GAP + column * width, _GAP + row * height
-            sheet.paste(picture, (left, top))
+            sheet.paste(tile(image, side), (left, top))
             for i, line in enumerate(caption):
-                text.text((left, top + tile + 1 + _LINE * i), line, fill="black", font=font)
+                text.text((left, top + side + 1 + _LINE * i), line, fill="black", font=font)
     return sheet

@@ -29,7 +29,7 @@ PUBLIC = [
 ]
 
 # What the package imports on first use or not at all: the libraries of the GPU code, of the search and of the export.
-LAZY = ["triton", "matplotlib", "sklearn", "tensorboard", "tqdm", "tyro", "albumentations", "cv2"]
+LAZY = ["triton", "matplotlib", "sklearn", "tensorboard", "tqdm", "tyro", "webdataset", "albumentations", "cv2"]
 
 
 def _python(code: str, cwd: Path = ROOT) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fasteraa_transforms import FasterAutoAugment, Policy
 from fasteraa_transforms.operations import OPERATIONS
 from fasteraa_transforms.relaxed import Draw, RelaxedPolicy
-from fasteraa_transforms.search import Digits, SearchInterrupted, Settings, load_images, pictures, search
+from fasteraa_transforms.search import Digits, SearchFailed, SearchInterrupted, Settings, load_images, pictures, search
 from fasteraa_transforms.search.critic import Critic, make_backbone
 from fasteraa_transforms.search.loop import STEP_METRICS, Objective, SearchState, batches
 from fasteraa_transforms.search.run import RunFolder
@@ -36,6 +36,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """matplotlib takes longer than the runs of some tests."""
     monkeypatch.setattr(pictures, "curves", lambda *args: None)
+    monkeypatch.setattr(pictures, "curve_svg", lambda *args: "")
 
 
 def own_images(count: int = 64, channels: int = 3, side: int = 12) -> list[tuple[Tensor, int]]:
@@ -402,6 +403,7 @@ def test_the_folder_holds_the_whole_run(finished: Finished) -> None:
         "diagnosis.json",
         "metrics.jsonl",
         "policy.json",
+        "report.html",
         "settings.json",
         "tensorboard",
     }
@@ -428,7 +430,7 @@ def test_provenance(finished: Finished) -> None:
     assert provenance["recipe"]["image_size"] == [12, 12]
     assert provenance["precision"] == "float32"
     assert provenance["seconds"] > 0
-    assert provenance["versions"].keys() == {"torch", "torchvision", "pillow", "numpy"}
+    assert provenance["versions"].keys() == {"fasteraa_transforms", "torch", "torchvision", "pillow", "numpy"}
     assert provenance["last_epoch"].keys() == set(STEP_METRICS)
     assert provenance["diagnosis"].keys() >= {"drift", "share_start", "share_end", "strength_start", "strength_end"}
 
@@ -704,19 +706,18 @@ def test_resuming_without_a_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_no_curves")
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = search(own_images(), TINY, progress=False)
-    save, kept = torch.save, []
+    write_bytes, kept = Path.write_bytes, []
 
-    def disk_full(value: object, file: Path) -> None:
+    def disk_full(file: Path, data: Any) -> int:
         if len(kept) < 2:  # the start, then after epoch 1
-            save(value, file)
-            kept.append(Path(file).read_bytes())
-            return
-        Path(file).write_bytes(kept[-1][:1000])
+            kept.append(bytes(data))
+            return write_bytes(file, data)
+        write_bytes(file, data[:1000])
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", disk_full)
-        with pytest.raises(OSError, match="No space left"):
+        patch.setattr(Path, "write_bytes", disk_full)
+        with pytest.raises(SearchFailed, match=r"could not be written \(.*No space left.*keeps 1 whole epochs"):
             search(own_images(), TINY, out=tmp_path, progress=False)
     assert (tmp_path / "checkpoint.pt").read_bytes() == kept[1]
     assert not [entry for entry in tmp_path.iterdir() if entry.name.startswith(".")]

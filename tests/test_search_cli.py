@@ -40,6 +40,7 @@ ENVIRONMENT = os.environ | {
 def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """matplotlib takes longer than the runs of some tests."""
     monkeypatch.setattr(pictures, "curves", lambda *args: None)
+    monkeypatch.setattr(pictures, "curve_svg", lambda *args: "")
 
 
 def rows(folder: Path) -> list[dict[str, object]]:
@@ -73,7 +74,14 @@ def test_a_run_with_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         policy_learning_rate=0.01,
     )
     names = {entry.name for entry in out.iterdir()}
-    assert names >= {"checkpoint.pt", "curves.png", "contact_sheet.png", "diagnosis.json", "metrics.jsonl"}
+    assert names >= {
+        "checkpoint.pt",
+        "curves.png",
+        "contact_sheet.png",
+        "diagnosis.json",
+        "metrics.jsonl",
+        "report.html",
+    }
     printed = capsys.readouterr()
     assert "Close to the random start" in printed.out
     assert (
@@ -105,6 +113,70 @@ def test_a_folder_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     policy = Policy.load(tmp_path / "run" / "policy.json")
     assert policy.name == "pets"
     assert policy.provenance["images"] == 16
+
+
+SMALL = flags("--epochs 1 --batch-size 8 --sub-policies 2 --stages 1")
+
+
+def own_images() -> list[tuple[torch.Tensor, int]]:
+    """A dataset that a command line names as a module and a callable."""
+    images = torch.randint(0, 256, (24, 2, 10, 14), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return [(image, i % 3) for i, image in enumerate(images)]
+
+
+@pytest.mark.usefixtures("_no_curves")
+@pytest.mark.parametrize("how", [["--dataset"], []], ids=["flag", "positional"])
+def test_a_dataset_of_ones_own(how: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    dataset = f"{__name__}:own_images"
+    arguments = [*how, dataset, *SMALL, "--num-images", "12", "--balanced"]
+    assert main(arguments) == 0
+    out = tmp_path / "runs" / "own_images"
+    policy = Policy.load(out / "policy.json")
+    assert (policy.name, policy.provenance["images"]) == ("own_images", 12)
+    assert RunFolder(out).load_settings().balanced
+    assert json.loads((out / "settings.json").read_text())["source"] == {"dataset": dataset, "data_dir": "data"}
+    assert main(["--resume", str(out)]) == 0
+    assert Policy.load(out / "policy.json") == policy
+
+
+@pytest.mark.usefixtures("_no_curves")
+def test_a_name_is_that_of_the_policy_and_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--dataset", f"{__name__}:own_images", *SMALL, "--num-images", "24", "--image-size", "10"]
+    assert main([*arguments, "--name", "mine"]) == 0
+    assert Policy.load(tmp_path / "runs" / "mine" / "policy.json").provenance["recipe"]["flip"] is True
+    assert main([*arguments, "--name", "digits"]) == 0
+    assert Policy.load(tmp_path / "runs" / "digits" / "policy.json").provenance["recipe"]["flip"] is False
+
+
+@pytest.mark.usefixtures("_no_curves")
+def test_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    monkeypatch.chdir(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    for shard in range(2):
+        with webdataset.TarWriter(f"train-{shard}.tar") as writer:
+            for i in range(16):
+                image = torch.randint(0, 256, (12, 12, 3), dtype=torch.uint8, generator=generator)
+                writer.write({"__key__": f"{shard}{i:02}", "png": image.numpy() / 255, "cls": i % 4})
+    assert main(["--shards", "train-{0..1}.tar", *SMALL, "--num-images", "20"]) == 0
+    policy = Policy.load(tmp_path / "runs" / "shards" / "policy.json")
+    assert (policy.name, policy.provenance["images"]) == ("shards", 20)
+    saved = json.loads((tmp_path / "runs" / "shards" / "settings.json").read_text())
+    assert saved["source"] == {"shards": ["train-{0..1}.tar"]}
+    assert main(["--resume", "runs/shards"]) == 0
+    arguments = ["--shards", "train-0.tar", "train-1.tar", "--out", "run", "--name", "pets", *SMALL]
+    assert main([*arguments, "--num-images", "20"]) == 0
+    again = Policy.load(tmp_path / "run" / "policy.json")
+    assert again.name == "pets"
+    assert again == policy
+
+
+def test_shards_without_webdataset(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "webdataset.shardlists", None)
+    assert main(["--shards", "train.tar"]) == 2
+    assert 'shards need: pip install "fasteraa_transforms[webdataset]"' in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_no_curves")
@@ -144,7 +216,20 @@ def test_resuming_takes_dataset_and_settings_from_the_folder(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["mnist"], "dataset should be one of digits, cifar10, .*, or a folder of images, but got 'mnist' instead"),
+        (
+            ["mnist"],
+            "dataset should be one of digits, cifar10, .*, or module:callable, but got 'mnist' instead",
+        ),
+        (
+            ["digits", "--dataset", "cifar10"],
+            "one dataset or shards should be given, but got digits and cifar10 instead",
+        ),
+        (
+            ["--dataset", "a:b", "--shards", "c", "d"],
+            "one dataset or shards should be given, but got a:b and c d instead",
+        ),
+        (["no_such_module:own"], "dataset 'no_such_module:own' was not found: No module named 'no_such_module'"),
+        (["--balanced"], "num_images should be given for a balanced subset, but got None instead"),
         (["cifar10", "--data-dir", "nowhere"], "cifar10 was not found in 'nowhere' .*--data-dir, .*--download .*"),
         (["--resume", "nowhere"], "nowhere holds no run to resume"),
         (["--batch-size", "7"], r"batch_size should be even \(half is augmented\), but got 7 instead"),
@@ -228,7 +313,17 @@ def test_help_names_every_setting() -> None:
     names = [field.name for field in dataclasses.fields(Settings)]
     assert len(names) > 15
     assert {f"--{name.replace('_', '-')}" for name in names} <= found
-    assert {"--out", "--resume", "--data-dir", "--download"} <= found
+    others = {
+        "--dataset",
+        "--shards",
+        "--name",
+        "--out",
+        "--resume",
+        "--data-dir",
+        "--download",
+        "--affinity-diversity",
+    }
+    assert others <= found
     for dataset in ("digits", "cifar10", "cifar100", "svhn", "imagenet"):
         assert dataset in result.stdout
     assert result.stderr == ""

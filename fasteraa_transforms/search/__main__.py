@@ -1,18 +1,20 @@
 """``python -m fasteraa_transforms.search [DATASET] --out DIR``: search a policy on images.
 
-DATASET is digits (the default; comes with scikit-learn, needs no download), cifar10, cifar100, svhn, imagenet, or a
-folder with one folder of images a class.
+DATASET is digits (the default; comes with scikit-learn, needs no download), cifar10, cifar100, svhn, imagenet, a
+folder with one folder of images a class, or ``module:callable`` for a dataset of one's own; ``--shards`` reads those of
+webdataset.
 """
 
 import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fasteraa_transforms.search.data import RECIPES, open_dataset
-from fasteraa_transforms.search.run import RunFolder, search
+from fasteraa_transforms.search.run import RunFolder, SearchFailed, search
 from fasteraa_transforms.search.settings import Settings
+from fasteraa_transforms.search.shards import Shards
 
 try:
     import tyro
@@ -25,61 +27,101 @@ class Command:
     """Search an augmentation policy on images, by Faster AutoAugment (Hataya et al. 2020).
 
     Leaves a folder with policy.json (for FasterAutoAugment.from_pretrained), settings.json, metrics.jsonl, TensorBoard
-    events, checkpoint.pt, diagnosis.json, curves.png and contact_sheet.png, and says in plain words what the search
-    did.
+    events, checkpoint.pt, diagnosis.json, curves.png, contact_sheet.png and report.html, and says in plain words what
+    the search did.
     """
 
-    dataset: tyro.conf.Positional[str] = "digits"
-    """digits (needs no file), cifar10, cifar100, svhn, imagenet, or a folder with one folder of images a class."""
+    images: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(name="dataset")] = None
+    """digits (needs no file; the default), cifar10, cifar100, svhn, imagenet, a folder with one folder of images a
+    class, or module:callable, where the callable takes nothing and returns a dataset of (image, label)."""
+    dataset: str | None = None
+    """The same as a flag."""
+    shards: tuple[str, ...] = ()
+    """In place of a dataset: webdataset shards, each sample an image and a .cls (extra webdataset)."""
+    name: str | None = None
+    """Name of the policy; none: that of the dataset. If digits, cifar10, …, it is searched as that one."""
     out: Path | None = None
-    """Folder of the run; none: runs/ and the name of the dataset."""
+    """Folder of the run; none: runs/ and the name."""
     resume: Path | None = None
-    """Continue the run in this folder, with its own dataset and settings; other arguments are not used."""
+    """Continue the run in this folder, with its own dataset and settings; but for
+    affinity-diversity, other arguments are not used."""
     data_dir: Path = Path("data")
     """Where torchvision's datasets are, or are downloaded to."""
     download: bool = False
     """Let torchvision download the dataset (not possible for imagenet)."""
+    affinity_diversity: bool = False
+    """At the end, measure affinity and diversity of the policy (Gontijo-Lopes et al. 2020) by six small trainings."""
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit status is 0, 2 for unusable arguments or data, 130 if interrupted."""
+    """Run the command line.
+
+    The exit status is 0, 1 if the search failed, 2 for unusable arguments or data, 130 if interrupted.
+    """
     try:
         command = tyro.cli(Command, prog="python -m fasteraa_transforms.search", args=arguments)
         if command.resume is None:
-            dataset, data_dir, settings = command.dataset, str(command.data_dir), command.settings
-            name = dataset if dataset in RECIPES else Path(dataset).resolve().name
+            source, settings = _source(command), command.settings
+            name = command.name or _name(source)
             out = command.out or Path("runs") / name
         else:
             out = command.resume
-            dataset, data_dir, name, settings = _saved(out)
+            source, name, settings = _saved(out)
         search(
-            open_dataset(dataset, data_dir=data_dir, download=command.download),
+            Shards(source["shards"])
+            if "shards" in source
+            else open_dataset(source["dataset"], data_dir=source["data_dir"], download=command.download),
             settings,
             out=out,
             resume=command.resume is not None,
             name=name,
-            source={"dataset": dataset, "data_dir": data_dir},
+            source=source,
+            affinity_diversity=command.affinity_diversity,
         )
     except KeyboardInterrupt as interrupt:  # a SearchInterrupted says how to go on
         print(f"\n{str(interrupt) or 'interrupted before the first step'}", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except SearchFailed as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"wrote {out / 'policy.json'}; augment with FasterAutoAugment.from_pretrained({str(out / 'policy.json')!r})")
     return 0
 
 
-def _saved(folder: Path) -> tuple[str, str, str, Settings]:
-    """Dataset, its place, name and settings of the run in ``folder``."""
+def _source(command: Command) -> dict[str, Any]:
+    """Where the images come from, as kept in the folder of the run."""
+    given = [each for each in (command.images, command.dataset, command.shards) if each]
+    if len(given) > 1:
+        found = " and ".join(" ".join(each) if isinstance(each, tuple) else each for each in given)
+        raise ValueError(f"one dataset or shards should be given, but got {found} instead")
+    if command.shards:
+        return {"shards": list(command.shards)}
+    return {"dataset": command.images or command.dataset or "digits", "data_dir": str(command.data_dir)}
+
+
+def _name(source: dict[str, Any]) -> str:
+    """What the policy is called."""
+    if "shards" in source:
+        return "shards"
+    dataset: str = source["dataset"]
+    if dataset in RECIPES:
+        return dataset
+    return Path(dataset).resolve().name if Path(dataset).is_dir() else dataset.rpartition(":")[2]
+
+
+def _saved(folder: Path) -> tuple[dict[str, Any], str, Settings]:
+    """Source, name and settings of the run in ``folder``."""
     run = RunFolder(folder)
     if not run.settings.is_file():
         raise FileNotFoundError(f"{folder} holds no run to resume")
     saved = json.loads(run.settings.read_text())
     if not saved["source"]:
         raise ValueError(f"{folder} was searched from Python; resume it there, with search(…, resume=True)")
-    return saved["source"]["dataset"], saved["source"]["data_dir"], saved["dataset"], run.load_settings()
+    return saved["source"], saved["dataset"], run.load_settings()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ A backbone maps images [B, C, H, W] to features [B, F]; `Critic` puts a class he
 (paper, section 4.2). Backbones are found by name, or as ``module:callable``.
 """
 
-import importlib
 from collections.abc import Callable
 
 import torch
@@ -12,6 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from fasteraa_transforms.search.second_order import inputs_only, speed_up
+from fasteraa_transforms.search.settings import find_callable
 
 
 class _WideBlock(nn.Module):
@@ -127,14 +127,9 @@ def make_backbone(name: str, channels: int) -> nn.Module:
     """
     if name in BACKBONES:
         return BACKBONES[name](channels)
-    module, _, attribute = name.partition(":")
-    if not attribute:
+    if ":" not in name:
         raise ValueError(f"critic should be one of {', '.join(BACKBONES)} or module:callable, but got {name!r} instead")
-    try:
-        factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"critic {name!r} was not found: {error}") from error
-    return factory(channels)
+    return find_callable("critic", name)(channels)
 
 
 class Critic(nn.Module):

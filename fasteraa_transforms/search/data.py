@@ -1,15 +1,24 @@
 """The images a search works on: a subset, held as one uint8 tensor, and the baseline preprocessing on batches of it."""
 
+import heapq
+import io
+import operator
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 import torchvision
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import IterableDataset
 from torchvision.transforms.v2 import functional as tv
+
+from fasteraa_transforms.search.settings import find_callable
 
 
 class MapDataset(Protocol):
@@ -18,6 +27,22 @@ class MapDataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Any: ...
+
+
+Samples = MapDataset | Iterable[Any]
+"""What can be searched on: a map-style dataset, or one that can only be iterated, gone through once."""
+
+
+class Encoded(NamedTuple):
+    """An image as it lies in a file, decoded only if the subset is to hold it.
+
+    Attributes:
+        data: JPEG, PNG, or whatever else Pillow reads.
+        name: for messages.
+    """
+
+    data: bytes
+    name: str
 
 
 @dataclass(frozen=True)
@@ -74,16 +99,21 @@ class Digits:
         return self.images[index], self.targets[index]
 
 
-def open_dataset(name: str, *, data_dir: str | Path = "data", download: bool = False) -> MapDataset:
-    """The training split of a named dataset, or a folder laid out as torchvision's ImageFolder.
+def open_dataset(name: str, *, data_dir: str | Path = "data", download: bool = False) -> Samples:
+    """The training split of a named dataset, a folder laid out as torchvision's ImageFolder, or a dataset of one's own.
 
     Args:
-        name: a key of `RECIPES`, or the path of a folder with one folder of images a class.
+        name: a key of `RECIPES`, the path of a folder with one folder of images a class, or ``module:callable``, where
+            the callable takes no argument and returns a map-style or an iterable dataset of (image, label).
         data_dir: where torchvision finds or puts its files.
         download: whether torchvision may download them.
 
     Raises:
-        ValueError: neither a known name nor a folder, or the files are not there; says what to do.
+        ValueError: none of these, a folder with less than two classes, or the files are not there; says what to do.
+
+    Example:
+        >>> len(open_dataset("fasteraa_transforms.search:Digits"))
+        1797
     """
     root = str(data_dir)
     try:
@@ -104,12 +134,32 @@ def open_dataset(name: str, *, data_dir: str | Path = "data", download: bool = F
             "or let torchvision download it with --download (not possible for imagenet)"
         ) from error
     if not name or not Path(name).is_dir():
+        if ":" in name:
+            return _call(name)
         known = ", ".join(RECIPES)
-        raise ValueError(f"dataset should be one of {known}, or a folder of images, but got {name!r} instead")
+        raise ValueError(
+            f"dataset should be one of {known}, a folder of images, or module:callable, but got {name!r} instead"
+        )
     try:
-        return torchvision.datasets.ImageFolder(name)
+        folder = torchvision.datasets.ImageFolder(name)
     except FileNotFoundError as error:
         raise ValueError(f"{name!r} is not laid out as one folder of images a class: {error}") from error
+    if len(folder.classes) < 2:
+        raise ValueError(
+            f"{name!r} should hold a folder for each of 2 or more classes, but got {folder.classes} instead"
+        )
+    return folder
+
+
+def _call(name: str) -> Samples:
+    """The dataset that ``module:callable`` returns."""
+    dataset = find_callable("dataset", name)()
+    if not hasattr(dataset, "__iter__") and not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        raise ValueError(
+            f"dataset {name!r} should return a map-style or an iterable dataset, "
+            f"but got {type(dataset).__name__} instead"
+        )
+    return dataset
 
 
 @dataclass(frozen=True)
@@ -127,97 +177,224 @@ class ImageSet:
     classes: int
 
 
+def _is_map_style(dataset: Samples) -> bool:
+    # IterableDataset inherits a __getitem__ that only raises.
+    return hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset)
+
+
 def _labels(dataset: MapDataset) -> list[int] | None:
-    """All labels without loading an image, where the dataset tells them."""
+    """All labels without loading an image, where the dataset tells them as whole numbers."""
     for attribute in ("targets", "labels"):
         labels = getattr(dataset, attribute, None)
-        if labels is not None and len(labels) == len(dataset):
-            return [int(label) for label in labels]
+        try:
+            if labels is not None and len(labels) == len(dataset):
+                return [operator.index(label) for label in labels]
+        except TypeError:  # names of classes, or several labels each
+            continue
     return None
 
 
-def _to_uint8(image: Any, index: int) -> Tensor:
-    """One sample's image as uint8 [C, H, W], grey or RGB."""
+def _pair(sample: Any, name: str) -> tuple[Any, int]:
+    """Image and label of a sample."""
+    if not isinstance(sample, tuple | list) or len(sample) < 2:
+        raise ValueError(f"{name} should be (image, label), but got {type(sample).__name__} instead")
+    try:
+        return sample[0], operator.index(sample[1])
+    except TypeError:
+        raise ValueError(f"the label of {name} should be a whole number, but got {sample[1]!r:.40} instead") from None
+
+
+def _to_uint8(image: Any, name: str) -> Tensor:
+    """One sample's image as uint8 [C, H, W]: PIL images as grey or RGB, without their transparency."""
     if isinstance(image, Image.Image):
-        if image.mode not in ("L", "RGB"):
+        if image.mode == "LA":
+            image = image.convert("L")
+        elif image.mode not in ("L", "RGB") and not image.mode.startswith("I;16"):
+            if image.mode in ("I", "F"):  # of unknown range; Pillow would clip at 255
+                raise ValueError(
+                    f"{name} should be of 8 or 16 bits a channel, but got a PIL image of mode {image.mode}"
+                )
             image = image.convert("RGB")
-        return tv.pil_to_tensor(image)
+        image = tv.pil_to_tensor(image)
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(image.copy())  # torch takes neither negative strides nor, without a warning, read-only
         image = image[None] if image.ndim == 2 else image.permute(2, 0, 1) if image.ndim == 3 else image
-    if isinstance(image, Tensor) and image.ndim == 3 and (image.dtype == torch.uint8 or image.is_floating_point()):
+    kinds = (torch.uint8, torch.uint16)
+    if isinstance(image, Tensor) and image.ndim == 3 and (image.dtype in kinds or image.is_floating_point()):
+        if not image.numel():
+            raise ValueError(f"{name} should hold pixels, but got an image of shape {list(image.shape)} instead")
         if image.is_floating_point() and not (image.min() >= 0 and image.max() <= 1):
             raise ValueError(
-                f"the float image of sample {index} should have values in [0, 1], but they lie in "
+                f"the float image of {name} should have values in [0, 1], but they lie in "
                 f"[{image.min():.3g}, {image.max():.3g}]; leave out a normalisation"
             )
         return tv.to_dtype(image.as_subclass(Tensor), torch.uint8, scale=True)
     found = f"{image.dtype} {list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
     raise ValueError(
-        f"sample {index} should hold a PIL image, an array [H, W, C], or a uint8 or float tensor [C, H, W], "
+        f"{name} should hold a PIL image, an array [H, W, C], or a uint8, uint16 or float tensor [C, H, W], "
         f"but holds {found}"
     )
 
 
 def load_images(
-    dataset: MapDataset,
+    dataset: Samples,
     *,
     num_images: int | None = None,
     num_classes: int | None = None,
+    balanced: bool = False,
     size: tuple[int, int] | None = None,
     seed: int = 0,
 ) -> ImageSet:
     """Draw a random subset of ``dataset`` and load it into memory.
 
     Args:
-        dataset: map-style, samples (image, label); images PIL, arrays [H, W, C], or uint8 or float tensors [C, H, W].
+        dataset: samples (image, label), the label a whole number; images PIL, arrays [H, W, C], or uint8, uint16 or
+            float tensors [C, H, W]. One that can only be iterated is gone through once, and no more of it is held than
+            the subset.
         num_images: how many, drawn without replacement; all if None or if there are fewer.
         num_classes: draw from this many classes, themselves drawn at random; all if None.
+        balanced: draw ``num_images`` evenly from all classes; where a class has too few, all of it, and more of the
+            others.
         size: (height, width) to resize to, on the shorter side, then to crop at the centre; None keeps the images'
             size.
         seed: of the draws.
 
     Returns:
-        The images in the drawn order. Grey images among colour ones become RGB.
+        The images in the drawn order. Grey images among colour ones become RGB; transparency is left out.
 
     Raises:
-        ValueError: no image, a single class, images of several sizes without ``size``, or a sample of another kind.
+        ValueError: no image, a single class, images of several sizes without ``size``, images that cannot be read
+            (all are named), a sample of another kind, or ``balanced`` without ``num_images``.
 
     Example:
-        >>> subset = load_images(Digits(), num_images=100)
-        >>> subset.images.shape, subset.classes
-        (torch.Size([100, 1, 8, 8]), 10)
+        >>> subset = load_images(Digits(), num_images=100, balanced=True)
+        >>> subset.images.shape, subset.labels.bincount().tolist()
+        (torch.Size([100, 1, 8, 8]), [10, 10, 10, 10, 10, 10, 10, 10, 10, 10])
     """
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(dataset), generator=generator).tolist()
-    if num_classes is not None:
-        labels = _labels(dataset) or [int(dataset[index][1]) for index in range(len(dataset))]
-        present = sorted(set(labels))
-        chosen = torch.randperm(len(present), generator=generator)[:num_classes].tolist()
-        kept = {present[i] for i in chosen}
-        order = [index for index in order if labels[index] in kept]
-    order = order[:num_images]
+    if balanced and num_images is None:
+        raise ValueError("num_images should be given for a balanced subset, but got None instead")
+    if _is_map_style(dataset):
+        samples = _draw(dataset, num_images, num_classes, balanced, seed)  # type: ignore[arg-type]
+    elif num_classes is None:
+        samples = _draw_in_one_pass(dataset, num_images, balanced, seed)  # type: ignore[arg-type]
+    else:
+        raise ValueError("num_classes should be None for a dataset that is gone through once: classes come up late")
 
     images: list[Tensor] = []
     targets: list[int] = []
-    for index in order:
-        image, target = dataset[index][:2]
-        image = _to_uint8(image, index)
+    broken: list[str] = []
+    first = ""
+    for name, sample in samples:
+        if isinstance(sample, Exception):
+            broken.append(f"{name} ({sample})")
+            continue
+        image, target = _pair(sample, name)
+        try:
+            if isinstance(image, Encoded):
+                image = Image.open(io.BytesIO(image.data))
+            if isinstance(image, Image.Image):
+                image.load()
+        except _UNREADABLE as error:
+            broken.append(f"{name} ({error})")
+            continue
+        image = _to_uint8(image, name)
         if size is not None and tuple(image.shape[-2:]) != size:
             image = tv.center_crop(tv.resize(image, _covering(image, size), antialias=True), list(size))
+        first = first or name
+        if images and image.shape[-2:] != images[0].shape[-2:]:  # now, not when memory is full of photographs
+            both = ((first, images[0]), (name, image))
+            found = " and ".join(f"{who} of {each.shape[1]}×{each.shape[2]}" for who, each in both)
+            raise ValueError(f"images should have one size, but got {found} pixels; give an image size")
         images.append(image)
-        targets.append(int(target))
+        targets.append(target)
+    if broken:
+        listed = "\n".join(f"    {each}" for each in broken[:_NAMED]) + ("\n    …" if len(broken) > _NAMED else "")
+        count = len(broken) + len(images)
+        raise ValueError(f"{len(broken)} of {count} images cannot be read; repair or remove them:\n{listed}")
     if any(len(image) == 3 for image in images):
         images = [image.expand(3, -1, -1) if len(image) == 1 else image for image in images]
-    shapes = {tuple(image.shape) for image in images}
-    if len(shapes) > 1:
-        found = ", ".join(str(shape) for shape in sorted(shapes)[:3])
-        raise ValueError(f"images should have one shape, but got {len(shapes)} ({found}, …); give an image size")
+    channels = Counter(len(image) for image in images)
+    if len(channels) > 1:
+        found = ", ".join(f"{count} of {each}" for each, count in sorted(channels.items()))
+        raise ValueError(f"images should have the same number of channels, but got {found} instead")
     classes = sorted(set(targets))
     if len(classes) < 2:
         raise ValueError(f"images of at least 2 classes are needed, but got {len(images)} images of {len(classes)}")
     position = {label: i for i, label in enumerate(classes)}
     return ImageSet(torch.stack(images), torch.tensor([position[label] for label in targets]), len(classes))
+
+
+_NAMED = 10  # unreadable images that a message names
+# What Pillow raises for torn files and those that are no images; a SyntaxError for some PNGs, a ValueError for PPMs.
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+def _draw(
+    dataset: MapDataset, num_images: int | None, num_classes: int | None, balanced: bool, seed: int
+) -> Iterator[tuple[str, Any]]:
+    """The drawn samples of a map-style dataset with their names; an exception in place of one that cannot be read."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(dataset), generator=generator).tolist()
+    if num_classes is not None or balanced:
+        labels = _labels(dataset)
+        if labels is None:
+            labels = [_pair(_read(dataset, index), _name(dataset, index))[1] for index in range(len(dataset))]
+        if num_classes is not None:
+            present = sorted(set(labels))
+            chosen = torch.randperm(len(present), generator=generator)[:num_classes].tolist()
+            kept = {present[i] for i in chosen}
+            order = [index for index in order if labels[index] in kept]
+        if balanced:
+            seen: Counter[int] = Counter()
+            turn = {}  # the first image of each class, then the second of each, …
+            for index in order:
+                turn[index] = seen[labels[index]]
+                seen[labels[index]] += 1
+            order.sort(key=turn.__getitem__)
+    for index in order[:num_images]:
+        try:
+            sample = _read(dataset, index)
+        except _UNREADABLE as error:
+            sample = error
+        yield _name(dataset, index), sample
+
+
+def _read(dataset: MapDataset, index: int) -> Any:
+    try:
+        return dataset[index]
+    except Exception as error:
+        error.add_note(f"while reading {_name(dataset, index)}")
+        raise
+
+
+def _name(dataset: MapDataset, index: int) -> str:
+    """What a message calls a sample: its file where torchvision's ImageFolder tells it."""
+    files = getattr(dataset, "samples", None) if isinstance(dataset, torchvision.datasets.DatasetFolder) else None
+    return str(files[index][0]) if files else f"sample {index}"
+
+
+def _draw_in_one_pass(
+    dataset: Iterable[Any], num_images: int | None, balanced: bool, seed: int
+) -> Iterator[tuple[str, Any]]:
+    """The drawn samples of an iterable dataset with their names.
+
+    Reservoir sampling by random keys: each sample draws a key, and those of the smallest keys are kept (Vitter 1985;
+    with keys: Efraimidis and Spirakis 2006, of equal weights). Balanced, each class has a reservoir of its own, and the
+    fullest one gives up a sample.
+    """
+    draw = random.Random(seed)
+    reservoirs: dict[int, list[tuple[float, int, Any]]] = {}  # heaps, the largest key first
+    held = 0
+    for index, sample in enumerate(dataset):
+        _, label = _pair(sample, f"sample {index}")
+        heapq.heappush(reservoirs.setdefault(label if balanced else 0, []), (-draw.random(), index, sample))
+        held += 1
+        if num_images is not None and held > num_images:
+            heapq.heappop(max(reservoirs.values(), key=len))
+            held -= 1
+    for _, index, sample in sorted((each for heap in reservoirs.values() for each in heap), key=lambda each: -each[0]):
+        image = sample[0]
+        yield image.name if isinstance(image, Encoded) else f"sample {index}", sample
 
 
 def _covering(image: Tensor, size: tuple[int, int]) -> list[int]:

@@ -1,11 +1,62 @@
 """The curves of a search."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+Rows = Sequence[dict[str, Any]]
 
-def curves(metrics: Sequence[dict[str, Any]], path: str | Path) -> None:
+
+def _of(metrics: Rows, kind: str, *names: str) -> list[list[Any]]:
+    """Columns of the rows of one kind."""
+    rows = [row for row in metrics if row["kind"] == kind]
+    return [[row.get(name) for row in rows] for name in names]
+
+
+def _losses(axes: Any, metrics: Rows) -> None:
+    names = ("wasserstein", "gradient_penalty", "class_loss_real", "class_loss_augmented")
+    x, *columns = _of(metrics, "step", "step", *names)
+    for name, column in zip(names, columns, strict=True):
+        axes.plot(x, column, label=name, linewidth=0.8)
+    axes.set(title="losses", xlabel="step")
+    axes.set_yscale("symlog", base=2, linthresh=1)  # a critic that explodes is still in the picture
+    axes.yaxis.set_major_formatter("{x:g}")
+
+
+def _accuracies(axes: Any, metrics: Rows) -> None:
+    x, real, augmented = _of(metrics, "epoch", "epoch", "accuracy_real", "accuracy_augmented")
+    axes.plot(x, real, label="accuracy_real")
+    axes.plot(x, augmented, label="accuracy_augmented")
+    axes.set(title="accuracy of the class head", xlabel="epoch", ylim=(0, 1))
+
+
+def _policy(axes: Any, metrics: Rows) -> None:
+    x, strength, drift, entropy = _of(metrics, "epoch", "epoch", "strength", "drift", "entropy")
+    axes.plot(x, strength, label="strength: mean |S(X) - X|")
+    axes.plot(x, drift, label="drift from the start (1: another random start)")
+    axes.plot(x, entropy, label="selection entropy (1: all alike)")
+    axes.set(title="the policy", xlabel="epoch", ylim=(0, None))
+
+
+def _shares(axes: Any, metrics: Rows) -> None:
+    x, shares = _of(metrics, "epoch", "epoch", "share")
+    for i, name in enumerate(shares[0]):
+        style = ("-", "--", ":")[i // 6]
+        axes.plot(x, [share[name] for share in shares], style, color=f"C{i % 6}", label=name)
+    axes.set(title="effective share (selection × probability)", xlabel="epoch", ylim=(0, None))
+
+
+PANELS: dict[str, Callable[[Any, Rows], None]] = {
+    "losses": _losses,
+    "accuracies": _accuracies,
+    "policy": _policy,
+    "shares": _shares,
+}
+"""What is plotted of a run: each draws the rows of ``metrics.jsonl`` on axes."""
+
+
+def curves(metrics: Rows, path: str | Path) -> None:
     """Plot a run: losses a step, accuracies and strength, and the effective share of each operation an epoch.
 
     Args:
@@ -14,28 +65,40 @@ def curves(metrics: Sequence[dict[str, Any]], path: str | Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    steps = [row for row in metrics if row["kind"] == "step"]
-    epochs = [row for row in metrics if row["kind"] == "epoch"]
     figure = Figure(figsize=(12, 8), layout="constrained")
-    losses, guard, strengths, shares = figure.subplots(2, 2).flat
-    x = [row["step"] for row in steps]
-    for name in ("wasserstein", "gradient_penalty", "class_loss_real", "class_loss_augmented"):
-        losses.plot(x, [row[name] for row in steps], label=name, linewidth=0.8)
-    losses.set(title="losses", xlabel="step", yscale="symlog")
-    for name in ("accuracy_real", "accuracy_augmented"):
-        guard.plot([row["epoch"] for row in epochs], [row.get(name) for row in epochs], label=name)
-    guard.set(title="accuracy of the class head", xlabel="epoch", ylim=(0, 1))
-    x = [row["epoch"] for row in epochs]
-    strengths.plot(x, [row["strength"] for row in epochs], label="strength: mean |S(X) - X|")
-    strengths.plot(x, [row["drift"] for row in epochs], label="drift from the start (1: another random start)")
-    strengths.plot(x, [row["entropy"] for row in epochs], label="selection entropy (1: all alike)")
-    strengths.set(title="the policy", xlabel="epoch", ylim=(0, None))
-    names = list(epochs[0]["share"])
-    for i, name in enumerate(names):
-        style = ("-", "--", ":")[i // 6]
-        shares.plot(x, [row["share"][name] for row in epochs], style, color=f"C{i % 6}", label=name)
-    shares.set(title="effective share (selection × probability)", xlabel="epoch", ylim=(0, None))
-    for axes in (losses, guard, strengths):
-        axes.legend(fontsize=8)
-    shares.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    for axes, (name, draw) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
+        draw(axes, metrics)
+        if name == "shares":
+            axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+        else:
+            axes.legend(fontsize=8)
     figure.savefig(path, dpi=100)
+
+
+def curve_svg(metrics: Rows, panel: str) -> str:
+    """One panel as an SVG element for an HTML page, its lines of text in the colour of the page's.
+
+    Args:
+        metrics: the rows of ``metrics.jsonl``.
+        panel: a key of `PANELS`.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    ink = "#010203"  # of nothing else; matplotlib does not know currentColor
+    keys = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color")
+    # Text stays text, and names inside of the SVG do not clash with those of another one on the same page.
+    style: Any = dict.fromkeys(keys, ink) | {"svg.fonttype": "none", "svg.hashsalt": panel}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(4.2, 4.6 if panel == "shares" else 3.6), layout="constrained")
+        axes = figure.subplots()
+        PANELS[panel](axes, metrics)
+        figure.legend(
+            loc="outside lower center", ncols={"shares": 3, "policy": 1}.get(panel, 2), fontsize=8, frameon=False
+        )
+        file = io.StringIO()
+        figure.savefig(
+            file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        )
+    text = file.getvalue()
+    return text[text.index("<svg") :].replace(ink, "currentColor").strip()

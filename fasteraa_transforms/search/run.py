@@ -1,11 +1,14 @@
 """One run of a search and the folder it leaves."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import platform
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,43 +16,59 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import fasteraa_transforms
 from fasteraa_transforms._contact_sheet import contact_sheet
 from fasteraa_transforms.policy import Policy
 from fasteraa_transforms.relaxed import RelaxedPolicy
-from fasteraa_transforms.search import diagnosis, pictures
+from fasteraa_transforms.search import diagnosis, pictures, report
+from fasteraa_transforms.search.affinity import affinity_and_diversity as measure_affinity_and_diversity
 from fasteraa_transforms.search.critic import Critic, fitting_backbone, make_backbone
-from fasteraa_transforms.search.data import FOLDER_RECIPE, RECIPES, ImageSet, MapDataset, Recipe, load_images
+from fasteraa_transforms.search.data import FOLDER_RECIPE, RECIPES, ImageSet, Recipe, Samples, load_images
 from fasteraa_transforms.search.loop import STEP_METRICS, Objective, SearchState, batches
 from fasteraa_transforms.search.settings import Settings, computes_in_bfloat16, pick_device
+
+EXPLODED = 1e4
+"""A gradient penalty above it, in the median step of an epoch, ends the search: a slope above 100 where 1 is wanted."""
 
 
 class SearchInterrupted(KeyboardInterrupt):
     """Raised in place of KeyboardInterrupt once the run is left so that it can be resumed."""
 
 
+class SearchFailed(RuntimeError):
+    """A search that could not go on: out of memory, diverged, or its folder cannot be written.
+
+    The message says what to change. The last checkpoint in the folder is whole, and of an epoch that went well.
+    """
+
+
 def search(
-    dataset: MapDataset,
+    dataset: Samples,
     settings: Settings | None = None,
     *,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     name: str | None = None,
-    source: Mapping[str, str] | None = None,
+    source: Mapping[str, Any] | None = None,
+    affinity_diversity: bool = False,
     progress: bool = True,
 ) -> Policy:
     """Search a policy on a dataset (the paper's Algorithm 2, repaired).
 
     Args:
-        dataset: map-style, samples (image, label); images PIL, arrays [H, W, C], or uint8 or float tensors [C, H, W];
-            all of one size, unless ``settings.image_size`` says what to resize to.
+        dataset: samples (image, label), the label a whole number; images PIL, arrays [H, W, C], or uint8, uint16 or
+            float tensors [C, H, W]; all of one size, unless ``settings.image_size`` says what to resize to. A dataset
+            that can only be iterated, such as `Shards`, is gone through once.
         settings: all settings; the paper's if None.
-        out: folder for ``policy.json``, ``settings.json``, ``metrics.jsonl``, ``diagnosis.json``, TensorBoard events, a
-            checkpoint an epoch and pictures; nothing is written if None.
+        out: folder for ``policy.json``, ``settings.json``, ``metrics.jsonl``, ``diagnosis.json``, ``report.html``,
+            TensorBoard events, a checkpoint an epoch and pictures; nothing is written if None.
         resume: continue from the checkpoint in ``out``. On the CPU the policy is bit for bit that of an uninterrupted
             run.
         name: of the policy; if it is that of a known dataset (digits, cifar10, …), that dataset's recipe is the
             default of what ``settings`` leaves open. The class's name in lower case if None.
         source: how the dataset was opened, kept in ``settings.json`` for whoever resumes the run.
+        affinity_diversity: whether to measure affinity and diversity of the policy at the end, which trains six small
+            networks; see `search.affinity`.
         progress: whether to show a progress bar and print the verdict.
 
     Returns:
@@ -61,6 +80,7 @@ def search(
         FileExistsError: ``out`` holds a run and ``resume`` is False.
         FileNotFoundError: ``resume`` is True and ``out`` holds no checkpoint.
         SearchInterrupted: on Ctrl-C, a KeyboardInterrupt; ``out`` can be resumed.
+        SearchFailed: out of memory, not finite or exploding losses, or ``out`` cannot be written any more.
 
     Example:
         >>> from fasteraa_transforms.search import Digits, Settings, search
@@ -81,7 +101,26 @@ def search(
         if devices:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(settings.seed)
-        return _Run(dataset, settings, recipe, folder, name, source, progress, device).finish(resume)
+        size = settings.image_size or "that of the images"
+        number = "all" if recipe.num_images is None else recipe.num_images
+        with _memory("before the first step", f"lower num_images (now {number}) or image_size (now {size})"):
+            run = _Run(dataset, settings, recipe, folder, name, source, progress, device)
+        return run.finish(resume, affinity_diversity)
+
+
+@contextlib.contextmanager
+def _memory(when: str, advice: str) -> Iterator[None]:
+    """Say what to do where memory, of a device or of the machine, runs out."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        # The allocator of the CPU and the libraries of CUDA have no exception of their own.
+        signs = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not any(sign in text for sign in signs):
+            raise
+        tried = re.search(r"[Tt]ried to allocate [\d.]+ \w+", text)
+        raise SearchFailed(f"out of memory {when}{f' ({tried[0].lower()})' if tried else ''}; {advice}") from error
 
 
 def resolve(settings: Settings, recipe: Recipe) -> Recipe:
@@ -118,6 +157,8 @@ class RunFolder:
         if resume:
             if not self.checkpoint.is_file():
                 raise FileNotFoundError(f"{self.path} holds no checkpoint to resume from")
+            for torn in self.path.glob(".*.tmp"):  # of a run that was killed while it wrote
+                torn.unlink()
             if (found := self.load_settings()) != settings:
                 raise ValueError(f"{self.path} was run with {found}, which is not {settings}; resume with the same")
             return
@@ -132,7 +173,7 @@ class RunFolder:
 
     def replace(self, path: Path, write: Callable[[Path], object]) -> None:
         """Write ``path`` through ``write`` to a temporary file that then takes its place."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             write(temporary)
             with temporary.open("rb") as file:
@@ -176,12 +217,12 @@ class _Run:
 
     def __init__(
         self,
-        dataset: MapDataset,
+        dataset: Samples,
         settings: Settings,
         recipe: Recipe,
         folder: RunFolder | None,
         name: str,
-        source: Mapping[str, str] | None,
+        source: Mapping[str, Any] | None,
         progress: bool,
         device: torch.device,
     ) -> None:
@@ -191,6 +232,7 @@ class _Run:
             dataset,
             num_images=recipe.num_images,
             num_classes=recipe.num_classes,
+            balanced=settings.balanced,
             size=_held_size(recipe),
             seed=settings.seed,
         )
@@ -242,8 +284,9 @@ class _Run:
         )
         self.seconds = 0.0
         self.last_epoch: dict[str, Any] = {}
+        self.kept = 0  # epochs that the checkpoint holds
 
-    def finish(self, resume: bool) -> Policy:
+    def finish(self, resume: bool, affinity_diversity: bool) -> Policy:
         settings, folder, state = self.settings, self.folder, self.state
         if resume and folder is not None:
             saved = torch.load(folder.checkpoint, map_location="cpu", weights_only=True)
@@ -251,6 +294,7 @@ class _Run:
             self.start.load_state_dict(saved["start"])
             self.seconds, self.last_epoch = saved["seconds"], saved["last_epoch"]
             folder.forget_after(state.epoch)
+            self.kept = state.epoch
         elif folder is not None:
             resolved = {
                 "settings": dataclasses.asdict(settings),
@@ -261,31 +305,45 @@ class _Run:
                 "device": str(self.data.images.device),
             }
             folder.replace_json(folder.settings, resolved)
+            folder.metrics.unlink(missing_ok=True)  # of a run that was killed before its first checkpoint
             folder.append([self._epoch_row({})])
             self._save()
-        writer = None
+        writer: Any = None
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
             steps_done = state.epoch * self.steps_per_epoch
             writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=steps_done + 1 if resume else None)
         try:
-            while state.epoch < settings.epochs:
-                self._epoch(writer)
+            with contextlib.nullcontext() if writer is None else contextlib.closing(writer):
+                while state.epoch < settings.epochs:
+                    with _memory(f"in epoch {state.epoch + 1} of {settings.epochs}", self._smaller()):
+                        self._epoch(writer)
         except KeyboardInterrupt as interrupt:
             where = f"in epoch {state.epoch + 1} of {settings.epochs}"
+            raise SearchInterrupted(f"interrupted {where}; {self._left()}") from interrupt
+        except OSError as error:
             if folder is None:
-                raise SearchInterrupted(
-                    f"interrupted {where}; nothing was kept, since no folder was given"
-                ) from interrupt
-            raise SearchInterrupted(
-                f"interrupted {where}; {folder.path} keeps {state.epoch} whole epochs. Continue with\n"
-                f"    python -m fasteraa_transforms.search --resume {folder.path}"
-            ) from interrupt
-        finally:
-            if writer is not None:
-                writer.close()
-        return self._report()
+                raise
+            raise SearchFailed(f"{folder.path} could not be written ({error}); {self._left()}") from error
+        return self._report(affinity_diversity)
+
+    def _left(self) -> str:
+        """What a run that stops early leaves."""
+        if self.folder is None:
+            return "nothing was kept, since no folder was given"
+        return (
+            f"{self.folder.path} keeps {self.kept} whole epochs. Continue with\n"
+            f"    python -m fasteraa_transforms.search --resume {self.folder.path}"
+        )
+
+    def _smaller(self) -> str:
+        """Which settings take less memory."""
+        height, width = self.size
+        return (
+            f"start again with a lower batch_size (now {self.settings.batch_size}), a lower image_size (now "
+            f"{height}×{width}) or a smaller critic (now {self.recipe.critic})"
+        )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -316,11 +374,17 @@ class _Run:
             leave=state.epoch + 1 == settings.epochs,
         ) as bar:
             for images, labels in epoch:
-                measured.append(self.objective.step(state, images, labels))
+                try:
+                    measured.append(self.objective.step(state, images, labels))
+                except Exception:  # such as a modulus of 0 bits, where a magnitude is nan
+                    if measured:
+                        self._check(torch.stack(measured).cpu())
+                    raise
                 bar.update()
                 if on_cpu:  # on an accelerator, reading a value would wait for it
                     bar.set_postfix(_postfix(measured[-1]), refresh=False)
             values = torch.stack(measured).cpu()
+            self._check(values)
             bar.set_postfix(_postfix(values[-1]))
         state.epoch += 1
         self.seconds += time.perf_counter() - began
@@ -341,6 +405,44 @@ class _Run:
             for key, value in rows[-1]["share"].items():
                 writer.add_scalar(f"share/{key}", value, rows[-1]["step"])
             self._save()
+
+    def _check(self, values: Tensor) -> None:
+        """Raise SearchFailed, before anything of this epoch is kept, if the next one cannot follow from it.
+
+        Args:
+            values: [steps, metrics], the epoch's.
+        """
+        settings, state = self.settings, self.state
+        penalty = values[:, STEP_METRICS.index("gradient_penalty")]
+        finite = values.isfinite()
+        parameters = [*state.policy.parameters(), *state.critic.parameters()]
+        if not finite.all():
+            step = int((~finite.all(1)).nonzero()[0])
+            named = [f"{name} is {values[step, i]:g}" for i, name in enumerate(STEP_METRICS) if not finite[step, i]]
+            reason = ", ".join(named)
+        elif penalty.median() > EXPLODED:
+            step = int((penalty > EXPLODED).nonzero()[0])
+            reason = f"the critic explodes, its slope is {1 + penalty[step].sqrt():.3g} where 1 is wanted"
+        elif not torch.stack([parameter.isfinite().all() for parameter in parameters]).all():
+            step = len(values) - 1
+            reason = "it left parameters that are not finite"
+        else:
+            return
+        number = state.epoch * self.steps_per_epoch + step + 1
+        losses = ", ".join(f"{name} {value:.4g}" for name, value in zip(STEP_METRICS, values[step], strict=True))
+        precision = str(self.objective.precision).removeprefix("torch.")
+        kept = (
+            "nothing was kept, since no folder was given"
+            if self.folder is None
+            else f"the last good checkpoint, {self.folder.checkpoint}, holds {self.kept} whole epochs"
+        )
+        raise SearchFailed(
+            f"the search diverged in step {number}, epoch {state.epoch + 1} of {settings.epochs}: {reason}.\n"
+            f"Measured in it: {losses}.\n"
+            f"Of this epoch nothing is kept; {kept}. Start again with a lower critic_learning_rate (now "
+            f"{settings.critic_learning_rate:g}) or policy_learning_rate (now {settings.policy_learning_rate:g}), or "
+            f"with precision float32 (now {precision})"
+        )
 
     def _epoch_row(self, means: dict[str, float]) -> dict[str, Any]:
         found = self._diagnose()
@@ -392,7 +494,10 @@ class _Run:
             "seconds": round(self.seconds, 1),
             "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
             "threads": torch.get_num_threads(),
-            "versions": {name: version(name) for name in ("torch", "torchvision", "pillow", "numpy")},
+            "versions": {
+                "fasteraa_transforms": fasteraa_transforms.__version__,
+                **{name: version(name) for name in ("torch", "torchvision", "pillow", "numpy")},
+            },
             "last_epoch": self.last_epoch,
             "diagnosis": dataclasses.asdict(found),
         }
@@ -408,20 +513,37 @@ class _Run:
             "seconds": self.seconds,
             "last_epoch": self.last_epoch,
         }
-        self.folder.replace(self.folder.checkpoint, lambda file: torch.save(saved, file))
+        data = io.BytesIO()  # given a file, PyTorch makes of a full disk a RuntimeError with another reason
+        torch.save(saved, data)
+        self.folder.replace(self.folder.checkpoint, lambda file: file.write_bytes(data.getbuffer()))
+        self.kept = self.state.epoch
 
-    def _report(self) -> Policy:
+    def _report(self, affinity_diversity: bool) -> Policy:
         found = self._diagnose()
         policy = self._policy(found)
+        verdict = found.verdict().splitlines()
+        if affinity_diversity:
+            recipe = self.recipe
+            measured = measure_affinity_and_diversity(
+                policy, self.data, size=self.size, padding=recipe.padding, flip=recipe.flip, seed=self.settings.seed
+            )
+            provenance = {**policy.provenance, "affinity_diversity": measured.to_json()}
+            policy = Policy(policy.sub_policies, name=policy.name, provenance=provenance)
+            verdict += measured.lines()
+            if self.folder is not None:
+                policy.save(self.folder.policy)
         if self.folder is not None:
-            verdict = {"verdict": found.verdict().splitlines()}
-            self.folder.replace_json(self.folder.path / "diagnosis.json", dataclasses.asdict(found) | verdict)
-            pictures.curves(self.folder.rows(), self.folder.path / "curves.png")
+            folder = self.folder
+            folder.replace_json(folder.path / "diagnosis.json", dataclasses.asdict(found) | {"verdict": verdict})
+            rows = folder.rows()
+            pictures.curves(rows, folder.path / "curves.png")
             if self.data.images.shape[1] in (1, 3):
                 sheet = contact_sheet(policy, self.probe[:8])
-                sheet.save(self.folder.path / "contact_sheet.png")
+                sheet.save(folder.path / "contact_sheet.png")
+            page = report.page(policy, verdict=verdict, metrics=rows, images=self.probe, source=self.source)
+            folder.replace(folder.path / "report.html", lambda file: file.write_text(page, encoding="utf-8"))
         if self.progress:
-            print(found.verdict())
+            print("\n".join(verdict))
         return policy
 
 

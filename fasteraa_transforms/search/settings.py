@@ -1,8 +1,10 @@
 """Every setting of a search, with the paper's values as defaults."""
 
+import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -26,6 +28,8 @@ class Settings:
     """Of the subset, the start of policy and critic, and every draw."""
     num_images: int | None = None
     """Size of the random subset searched on; none: 4,000 (SVHN 1,000, ImageNet 6,000, all digits)."""
+    balanced: bool = False
+    """Draw num_images evenly from all classes, as far as they go; else as they come."""
     image_size: int | None = None
     """Side in pixels that images are resized and cropped to; none: their own size (32 for digits, 224 for ImageNet)."""
     padding: int | None = None
@@ -93,6 +97,30 @@ def pick_device(name: str) -> torch.device:
         reason = str(error).partition(". ")[0].splitlines()[0]
         raise ValueError(f"device should be auto or one that PyTorch finds, but got {name!r} ({reason})") from error
     return device
+
+
+def find_callable(kind: str, name: str) -> Callable[..., Any]:
+    """What ``module:callable`` names.
+
+    Args:
+        kind: what it is for, for messages.
+        name: module, importable from where Python runs, and callable.
+
+    Raises:
+        ValueError: no such module or callable.
+
+    Example:
+        >>> find_callable("dataset", "fasteraa_transforms.search:Digits").__name__
+        'Digits'
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise ValueError(f"{kind} {name!r} was not found: {error}") from error
+    if not callable(found):
+        raise ValueError(f"{kind} {name!r} should be callable, but got {type(found).__name__} instead")
+    return found
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
