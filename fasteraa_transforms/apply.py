@@ -4,9 +4,10 @@
 differentiable one for floats. It draws nothing; the same images and plan give the same result every time.
 """
 
+import functools
 import itertools
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -34,8 +35,8 @@ _HIGHEST = {torch.uint8: 255, torch.uint16: 65535, **dict.fromkeys(_FLOATS, 1)} 
 _CHUNK = 2**16
 
 Fill = tuple[float, ...]
-# What happens to one image in one stage: operation, parameter, centre, and the partner, None if it has none.
-Step = tuple[Operation, float, Sequence[float], int | None]
+# What happens to one image in one stage: operation, as its index, parameter and centre.
+Step = tuple[int, float, Sequence[float]]
 
 _MODES: dict[object, InterpolationMode] = {
     InterpolationMode.NEAREST: InterpolationMode.NEAREST,
@@ -152,7 +153,7 @@ def apply(
 
 def apply_one(
     image: Images,
-    drawn: Sequence[tuple[int, float, Sequence[float]]],
+    drawn: Sequence[Step],
     interpolation: InterpolationMode | str | int,
     fill: float | Sequence[float],
 ) -> Images:
@@ -160,22 +161,43 @@ def apply_one(
 
     Args:
         image: PIL image, or uint8 tensor or `tv_tensors.Image` [C, H, W] with at least one pixel, on the CPU.
-        drawn: operation, as its index, parameter and centre of each stage that is applied.
+        drawn: what happens in each stage that is applied.
         interpolation: as `apply` takes it.
         fill: as `apply` takes it.
     """
     mode, values = interpolation_mode(interpolation), fill_values(fill)
-    steps: list[Step] = [(_OPERATIONS[index], parameter, centre, None) for index, parameter, centre in drawn]
     if isinstance(image, Image.Image):
         _pillow.check_mode(image)
         _check_fill(values, len(image.getbands()), 255)
-        return _steps_pillow(image, steps, mode, values)
+        return _steps_pillow(image, drawn, mode, values)
     _check_fill(values, image.shape[0], 255)
     plain = image if type(image) is Tensor else image.as_subclass(Tensor)
-    before = np.ascontiguousarray(plain.numpy())[None]
-    after = _steps_uint8(before, steps, mode, values)
-    result = plain.clone(memory_format=torch.contiguous_format) if after is before else torch.from_numpy(after[0])
+    before = after = np.ascontiguousarray(plain.numpy())[None]
+    for index, parameter, centre in drawn:
+        after = _prepared("uint8", index, parameter, mode, values)(after, (centre,), None)
+    result = torch.from_numpy(before[0].copy() if after is before else after[0])
     return result if plain is image else tv_tensors.wrap(result, like=image)
+
+
+@functools.lru_cache(maxsize=4096)
+def _prepared(
+    form: str, index: int, parameter: float, interpolation: InterpolationMode, fill: Fill
+) -> Callable[[Any, Any, Any], Any]:
+    """The "pillow" or the "uint8" form of an operation, as a function of (image, centre, partner).
+
+    A policy has few parameters, and to put together what an operation takes is a good part of the time of a small image.
+    An image without a partner is its own, which changes nothing.
+    """
+    operation = _OPERATIONS[index]
+    function = getattr(operation, form)
+    value = parameter if form == "pillow" else (parameter,)
+    if "fill" in operation.takes:
+        return lambda image, centre, partner: function(image, value, interpolation=interpolation, fill=fill)
+    if "centre" in operation.takes:
+        return lambda image, centre, partner: function(image, value, centre=centre)
+    if "partner" in operation.takes:
+        return lambda image, centre, partner: image if partner is None else function(image, value, partner=partner)
+    return lambda image, centre, partner: function(image, value)
 
 
 def _check(plan: Plan, count: int, fill: Fill, channels: int, highest: int) -> None:
@@ -185,6 +207,7 @@ def _check(plan: Plan, count: int, fill: Fill, channels: int, highest: int) -> N
     _check_fill(fill, channels, highest)
 
 
+@functools.lru_cache(maxsize=64)
 def _check_fill(fill: Fill, channels: int, highest: int) -> None:
     if len(fill) not in (1, channels):
         raise ValueError(f"fill should be one number or one for each of {channels} channels, but got {fill} instead")
@@ -228,11 +251,11 @@ def _schedule(plan: Plan) -> Schedule:
     return schedule
 
 
-def _steps(plan: Plan) -> list[list[Step]]:
-    """For each image of a plan on the CPU, what happens to it, stage by stage."""
+def _steps(plan: Plan) -> list[list[tuple[int, float, list[float], int]]]:
+    """For each image of a plan on the CPU, what happens to it, stage by stage: a `Step` and the partner."""
     columns = (_chosen(plan), plan.parameter, plan.centre, plan.partner)
     return [
-        [(_OPERATIONS[index], *details) for index, *details in zip(*row, strict=True) if index >= 0]
+        [step for step in zip(*row, strict=True) if step[0] >= 0]
         for row in zip(*(column.tolist() for column in columns), strict=True)
     ]
 
@@ -244,17 +267,15 @@ def _apply_pillow(image: Image.Image, plan: Plan, interpolation: InterpolationMo
         tensor = _apply_tensor(torch.from_numpy(np.array(image))[None], plan, interpolation, fill, None)
         return Image.fromarray(tensor[0].numpy())
     _check(plan, 1, fill, len(image.getbands()), 255)
-    return _steps_pillow(image, _steps(plan.to("cpu"))[0], interpolation, fill)
+    return _steps_pillow(image, [step[:3] for step in _steps(plan.to("cpu"))[0]], interpolation, fill)
 
 
 def _steps_pillow(
     image: Image.Image, steps: Sequence[Step], interpolation: InterpolationMode, fill: Fill
 ) -> Image.Image:
     result = image
-    for operation, parameter, centre, _ in steps if 0 not in image.size else ():
-        if "partner" not in operation.takes:  # the only image is its own
-            takes = {"interpolation": interpolation, "fill": fill, "centre": centre}
-            result = operation.pillow(result, parameter, **{key: takes[key] for key in operation.takes})
+    for index, parameter, centre in steps if 0 not in image.size else ():
+        result = _prepared("pillow", index, parameter, interpolation, fill)(result, centre, None)
     return image.copy() if result is image else result
 
 
@@ -310,8 +331,11 @@ def _apply_uint8(images: Tensor, plan: Plan, interpolation: InterpolationMode, f
     size = _CHUNK // before[0].size // (1 if interpolation is InterpolationMode.NEAREST else 4)
     if size < 2:  # one large image at a time, which then stays in the cache
         result = np.empty_like(before)
-        for image, steps, output in zip(before, _steps(plan), result, strict=True):
-            output[...] = _steps_uint8(image[None], steps, interpolation, fill, batch=before)[0]
+        for image, steps, output in zip(before[:, None], _steps(plan), result, strict=True):
+            for index, parameter, centre, partner in steps:
+                operation = _prepared("uint8", index, parameter, interpolation, fill)
+                image = operation(image, (centre,), before[partner, None])
+            output[...] = image[0]
         return torch.from_numpy(result)
     result = before.copy()
     parameter, centre, partner = plan.parameter.numpy(), plan.centre.numpy(), plan.partner.numpy()
@@ -327,25 +351,6 @@ def _apply_uint8(images: Tensor, plan: Plan, interpolation: InterpolationMode, f
                 keywords = {key: takes[key] for key in operation.takes}
                 result[index] = operation.uint8(result[index], parameter[index, stage].tolist(), **keywords)
     return torch.from_numpy(result)
-
-
-def _steps_uint8(
-    image: NDArray[np.uint8],
-    steps: Sequence[Step],
-    interpolation: InterpolationMode,
-    fill: Fill,
-    batch: NDArray[np.uint8] | None = None,
-) -> NDArray[np.uint8]:
-    """The exact forms on one image [1, C, H, W], without a ``batch`` its own partner; itself if nothing changes it."""
-    for operation, parameter, centre, partner in steps:
-        if not operation.takes:
-            image = operation.uint8(image, (parameter,))
-        elif "partner" not in operation.takes:
-            takes: dict[str, Any] = {"interpolation": interpolation, "fill": fill, "centre": (centre,)}
-            image = operation.uint8(image, (parameter,), **{key: takes[key] for key in operation.takes})
-        elif batch is not None:
-            image = operation.uint8(image, (parameter,), partner=batch[partner, None])
-    return image
 
 
 def _apply_uint16(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: Fill) -> Tensor:

@@ -9,6 +9,7 @@ import math
 import os
 import reprlib
 import secrets
+import threading
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -335,7 +336,7 @@ class Policy:
         True
     """
 
-    __slots__ = ("_name", "_provenance", "_rows", "_sub_policies", "_tables")
+    __slots__ = ("_name", "_provenance", "_room", "_rows", "_sub_policies", "_tables")
 
     def __init__(
         self,
@@ -355,6 +356,7 @@ class Policy:
         self._provenance = checked.provenance
         self._tables: dict[torch.device, _Tables] = {}
         self._rows: list[list[_StageRow]] | None = None
+        self._room = threading.local()
 
     @property
     def sub_policies(self) -> tuple[tuple[tuple[Candidate, ...], ...], ...]:
@@ -717,9 +719,7 @@ class Policy:
         """
         if self._rows is None:
             self._rows = self._made_rows()
-        device = "cpu" if generator is None else generator.device
-        columns = 1 + 6 * self.stages
-        uniform = torch.rand(columns, dtype=torch.float64, generator=generator, device=device).tolist()
+        uniform = self._uniform_of_one(generator)
         steps = []
         last, place = len(self._rows) - 1, 1
         for ends, candidates in self._rows[min(int(uniform[0] * (last + 1)), last)]:
@@ -729,6 +729,21 @@ class Policy:
             if gate < probability:
                 steps.append((operation, negative if sign < 0.5 else positive, (x, y)))
         return steps
+
+    def _uniform_of_one(self, generator: torch.Generator | None) -> list[float]:
+        """A row of the numbers that `sample` draws, [1 + 6 K]."""
+        if generator is not None and generator.device.type != "cpu":
+            columns = 1 + 6 * self.stages
+            return torch.rand(columns, dtype=torch.float64, generator=generator, device=generator.device).tolist()
+        try:
+            room, numbers = self._room.uniform
+        except AttributeError:  # in this thread for the first time
+            with torch.inference_mode(False):  # else nobody could write into it outside of that mode
+                room = torch.empty(1 + 6 * self.stages, dtype=torch.float64, device="cpu")
+            numbers = room.numpy()
+            self._room.uniform = room, numbers
+        room.uniform_(generator=generator)  # what torch.rand does, without making a tensor: half the time
+        return numbers.tolist()
 
     def _made_rows(self) -> list[list[_StageRow]]:
         tables = self._tables_on(torch.device("cpu"))
