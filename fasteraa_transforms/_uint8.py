@@ -28,6 +28,7 @@ from fasteraa_transforms import _arithmetic, _geometry, _pillow
 from fasteraa_transforms._arithmetic import Parameters, column
 
 Images = NDArray[np.uint8]  # [N, C, H, W]
+_NEAREST = InterpolationMode.NEAREST  # to look up a member of an enumeration takes a while
 MatrixOf = Callable[[float, int, int], _geometry.Matrix]
 
 # --- geometry ---------------------------------------------------------------------------------------------------------
@@ -90,9 +91,10 @@ def _bytes(source: _Source) -> int:
 sources = SourceCache(2**26)
 
 
-def _fill_column(fill: float | Sequence[float], channels: int) -> Any:
+@functools.lru_cache(maxsize=64)
+def _fill_column(fill: float | tuple[float, ...], channels: int) -> Any:
     """``fill`` as an int, or as uint8 [C, 1, 1] if it has one number for each channel."""
-    values: Any = fill if isinstance(fill, tuple) else tuple(fill) if isinstance(fill, Sequence) else (fill,)
+    values = fill if isinstance(fill, tuple) else (fill,)
     if len(values) not in (1, channels):
         raise ValueError(f"fill should be one number or one for each of {channels} channels, but got {fill} instead")
     return int(values[0]) if len(values) == 1 else np.array(values).astype(np.uint8)[:, None, None]
@@ -131,28 +133,32 @@ def _nearest_source(matrix: _geometry.Matrix, height: int, width: int) -> _Sourc
 
 
 def _nearest(images: Images, matrix_of: MatrixOf, parameter: Parameters, fill: Any) -> Images:
-    n, channels, height, width = images.shape
-    result = np.empty((n, channels, height * width), dtype=np.uint8)
-    for image, value, output in zip(images.reshape(result.shape), parameter, result, strict=True):
-        key = matrix_of, value, height, width
-        source = sources.get(key)
-        if source is None:
-            matrix = matrix_of(value, height, width)
-            if not _fits_fixed_point(matrix, height, width):
-                # Beyond 32767 pixels Pillow leaves fixed point for accumulated doubles; let Pillow do it.
-                output[...] = _channel_by_channel(image.reshape(channels, height, width), matrix, fill).reshape(
-                    output.shape
-                )
-                continue
-            source = _nearest_source(matrix, height, width)
-            sources.put(key, source)
-        index, inside = source
-        image.take(index, axis=1, out=output, mode="clip")
-        if inside is not None:
-            output &= inside
-            if not isinstance(fill, int) or fill != 0:
-                output |= np.reshape(fill, (-1, 1)).astype(np.uint8) & ~inside
-    return result.reshape(images.shape)
+    if len(images) == 1:
+        return _nearest_one(images[0], matrix_of, parameter[0], fill)[None]
+    result = np.empty(images.shape, dtype=np.uint8)
+    for image, value, output in zip(images, parameter, result, strict=True):
+        output[...] = _nearest_one(image, matrix_of, value, fill)
+    return result
+
+
+def _nearest_one(image: NDArray[np.uint8], matrix_of: MatrixOf, parameter: float, fill: Any) -> NDArray[np.uint8]:
+    channels, height, width = image.shape
+    key = matrix_of, parameter, height, width
+    source = sources.get(key)
+    if source is None:
+        matrix = matrix_of(parameter, height, width)
+        if not _fits_fixed_point(matrix, height, width):
+            # Beyond 32767 pixels Pillow leaves fixed point for accumulated doubles; let Pillow do it.
+            return _channel_by_channel(image, matrix, fill)
+        source = _nearest_source(matrix, height, width)
+        sources.put(key, source)
+    pixel, inside = source
+    result = image.reshape(channels, height * width).take(pixel, axis=1, mode="clip")
+    if inside is not None:
+        result &= inside
+        if not isinstance(fill, int) or fill != 0:
+            result |= np.reshape(fill, (-1, 1)).astype(np.uint8) & ~inside
+    return result.reshape(image.shape)
 
 
 def _channel_by_channel(image: NDArray[np.uint8], matrix: _geometry.Matrix, fill: Any) -> NDArray[np.uint8]:
@@ -203,9 +209,9 @@ def _bilinear(images: Images, matrix_of: MatrixOf, parameter: Parameters, fill: 
 
 def _affine(matrix_of: MatrixOf) -> Callable[..., Images]:
     def function(
-        images: Images, parameter: Parameters, *, interpolation: InterpolationMode, fill: float | Sequence[float]
+        images: Images, parameter: Parameters, *, interpolation: InterpolationMode, fill: float | tuple[float, ...]
     ) -> Images:
-        sample = _nearest if interpolation is InterpolationMode.NEAREST else _bilinear
+        sample = _nearest if interpolation is _NEAREST else _bilinear
         return sample(images, matrix_of, parameter, _fill_column(fill, images.shape[1]))
 
     return function
@@ -218,21 +224,23 @@ rotate = _affine(_geometry.rotate_matrix)
 
 def _translate(matrix_of: MatrixOf, axis: int) -> Callable[..., Images]:
     def function(
-        images: Images, parameter: Parameters, *, interpolation: InterpolationMode, fill: float | Sequence[float]
+        images: Images, parameter: Parameters, *, interpolation: InterpolationMode, fill: float | tuple[float, ...]
     ) -> Images:
         """By whole pixels, so that the interpolation does not matter."""
-        height, width = images.shape[2:]
+        n, channels, height, width = images.shape
         size = images.shape[axis]
-        column = _fill_column(fill, images.shape[1])
-        result = np.empty_like(images, order="C")
+        column = _fill_column(fill, channels)
+        result = np.zeros(images.shape, dtype=np.uint8)
+        if not (isinstance(column, int) and column == 0):
+            result[...] = column
         for image, value, output in zip(images, parameter, result, strict=True):
             _, _, x, _, _, y = matrix_of(value, height, width)
             shift = max(-size, min(int(x + y), size))
-            before, after = max(-shift, 0), max(shift, 0)  # rows or columns without a source
-            image, output = (array if axis == 2 else array.swapaxes(1, 2) for array in (image, output))
-            output[:, before : size - after] = image[:, after : size - before]
-            output[:, :before] = column
-            output[:, size - after :] = column
+            to, source = slice(max(-shift, 0), size - max(shift, 0)), slice(max(shift, 0), size - max(-shift, 0))
+            if axis == 2:
+                output[:, to] = image[:, source]
+            else:
+                output[..., to] = image[..., source]
         return result
 
     return function
@@ -268,17 +276,6 @@ def _look_up(images: Images, tables: Sequence[bytes]) -> Images:
 @functools.lru_cache(maxsize=64)
 def _histogram_offset(n: int, channels: int) -> NDArray[np.int64]:
     return 256 * np.arange(n * channels, dtype=np.int64).reshape(n, channels, 1, 1)
-
-
-def _histograms(images: Images) -> NDArray[np.int64]:  # [N C, 256]
-    n, channels, height, width = images.shape
-    if height * width >= 2**12:  # from about here on Pillow is faster than numpy
-        planes = np.ascontiguousarray(images).reshape(n * channels, height, width)
-        counts = [Image.frombuffer("L", (width, height), plane, "raw", "L", 0, 1).histogram() for plane in planes]
-        return np.array(counts).reshape(n * channels, 256)
-    return np.bincount((images + _histogram_offset(n, channels)).reshape(-1), minlength=n * channels * 256).reshape(
-        n * channels, 256
-    )
 
 
 def solarize(images: Images, threshold: Parameters) -> Images:
@@ -321,7 +318,15 @@ def auto_contrast(images: Images, _: Parameters) -> Images:
 
 
 def equalize(images: Images, _: Parameters) -> Images:
-    return _look_up(images, _arithmetic.equalize_tables(_histograms(images)))
+    n, channels, height, width = images.shape
+    if height * width >= _arithmetic.FEW_PIXELS:  # Pillow counts faster than numpy
+        planes = np.ascontiguousarray(images).reshape(n * channels, height, width)
+        counts = [Image.frombuffer("L", (width, height), plane, "raw", "L", 0, 1).histogram() for plane in planes]
+        levels = _arithmetic.equalize_levels(np.array(counts).reshape(-1, 256), height * width)
+        return _look_up(images, [table.tobytes() for table in levels])
+    index = images + _histogram_offset(n, channels)
+    counts = np.bincount(index.reshape(-1), minlength=n * channels * 256).reshape(n * channels, 256)
+    return _arithmetic.equalize_levels(counts, height * width).take(index)
 
 
 # --- color, sharpness, cutout, sample pairing -------------------------------------------------------------------------
