@@ -66,7 +66,7 @@ def blend(start: Pixels, end: Pixels, weight: Parameters) -> Pixels:
     return _blend_floats(start.astype(np.float32), end.astype(np.float32, order="C"), weight).astype(np.uint8)
 
 
-def _luma(images: NDArray[np.float32]) -> NDArray[np.float32]:  # [N, 1, H, W], whole numbers
+def _luma_band(images: NDArray[np.float32]) -> NDArray[np.float32]:  # [N, 1, H, W], whole numbers
     total = np.add.reduce(images * _LUMA, axis=1, keepdims=True)
     total += _HALF
     return np.floor(total, out=total)
@@ -77,7 +77,7 @@ def luma_sum(images: Pixels) -> NDArray[np.integer]:
     if _is_large(images):
         return np.sum([luma_sum(images[..., rows, :]) for rows in _bands(images)], axis=0, dtype=np.int64)
     # 64 bits would take twice as long, and a band has no more than these hold.
-    return _luma(images.astype(np.float32)).sum(axis=(1, 2, 3), dtype=np.uint32)
+    return _luma_band(images.astype(np.float32)).sum(axis=(1, 2, 3), dtype=np.uint32)
 
 
 def saturate(images: Pixels, factor: Parameters) -> Pixels:
@@ -85,7 +85,7 @@ def saturate(images: Pixels, factor: Parameters) -> Pixels:
     if _is_large(images):
         return _in_bands(lambda band: saturate(band, factor), images)
     values = images.astype(np.float32, order="C")
-    return _blend_floats(_luma(values), values, factor).astype(np.uint8)
+    return _blend_floats(_luma_band(values), values, factor).astype(np.uint8)
 
 
 def sharpen(images: Pixels, factor: Parameters, step: int) -> Pixels:

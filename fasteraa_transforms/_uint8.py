@@ -91,10 +91,9 @@ def _bytes(source: _Source) -> int:
 sources = SourceCache(2**26)
 
 
-@functools.lru_cache(maxsize=64)
-def _fill_column(fill: float | tuple[float, ...], channels: int) -> Any:
+def _fill_column(fill: float | Sequence[float], channels: int) -> Any:
     """``fill`` as an int, or as uint8 [C, 1, 1] if it has one number for each channel."""
-    values = fill if isinstance(fill, tuple) else (fill,)
+    values: Any = fill if isinstance(fill, tuple) else tuple(fill) if isinstance(fill, Sequence) else (fill,)
     if len(values) not in (1, channels):
         raise ValueError(f"fill should be one number or one for each of {channels} channels, but got {fill} instead")
     return int(values[0]) if len(values) == 1 else np.array(values).astype(np.uint8)[:, None, None]
@@ -209,7 +208,7 @@ def _bilinear(images: Images, matrix_of: MatrixOf, parameter: Parameters, fill: 
 
 def _affine(matrix_of: MatrixOf) -> Callable[..., Images]:
     def function(
-        images: Images, parameter: Parameters, *, interpolation: InterpolationMode, fill: float | tuple[float, ...]
+        images: Images, parameter: Parameters, *, interpolation: InterpolationMode, fill: float | Sequence[float]
     ) -> Images:
         sample = _nearest if interpolation is _NEAREST else _bilinear
         return sample(images, matrix_of, parameter, _fill_column(fill, images.shape[1]))
@@ -224,7 +223,7 @@ rotate = _affine(_geometry.rotate_matrix)
 
 def _translate(matrix_of: MatrixOf, axis: int) -> Callable[..., Images]:
     def function(
-        images: Images, parameter: Parameters, *, interpolation: InterpolationMode, fill: float | tuple[float, ...]
+        images: Images, parameter: Parameters, *, interpolation: InterpolationMode, fill: float | Sequence[float]
     ) -> Images:
         """By whole pixels, so that the interpolation does not matter."""
         n, channels, height, width = images.shape
@@ -313,8 +312,8 @@ def contrast(images: Images, factor: Parameters) -> Images:
 def auto_contrast(images: Images, _: Parameters) -> Images:
     n, channels, height, width = images.shape
     planes = images.reshape(n * channels, height * width)
-    limits = zip(planes.min(axis=1).tolist(), planes.max(axis=1).tolist(), strict=True)
-    return _look_up(images, [_pillow.auto_contrast_table(low, high) for low, high in limits])
+    low, high = np.minimum.reduce(planes, axis=1).tolist(), np.maximum.reduce(planes, axis=1).tolist()
+    return _look_up(images, list(map(_pillow.auto_contrast_table, low, high)))
 
 
 def equalize(images: Images, _: Parameters) -> Images:

@@ -34,6 +34,7 @@ _HIGHEST = {torch.uint8: 255, torch.uint16: 65535, **dict.fromkeys(_FLOATS, 1)} 
 # intermediates stay within a few MiB (with large images, within those of one image) whatever the batch.
 _CHUNK = 2**16
 
+_NEAREST = InterpolationMode.NEAREST  # to look up a member of an enumeration takes a while
 Fill = tuple[float, ...]
 # What happens to one image in one stage: operation, as its index, parameter and centre.
 Step = tuple[int, float, Sequence[float]]
@@ -58,7 +59,7 @@ def interpolation_mode(interpolation: InterpolationMode | str | int) -> Interpol
         >>> interpolation_mode("bilinear")
         <InterpolationMode.BILINEAR: 'bilinear'>
     """
-    if interpolation is InterpolationMode.NEAREST or interpolation is InterpolationMode.BILINEAR:
+    if interpolation is _NEAREST or interpolation is InterpolationMode.BILINEAR:
         return interpolation
     mode: Any = _MODES.get(interpolation, interpolation)
     _pillow.check_interpolation(mode)
@@ -165,24 +166,22 @@ def apply_one(
         interpolation: as `apply` takes it.
         fill: as `apply` takes it.
     """
-    mode, values = interpolation_mode(interpolation), fill_values(fill)
+    nearest, values = interpolation_mode(interpolation) is _NEAREST, fill_values(fill)
     if isinstance(image, Image.Image):
         _pillow.check_mode(image)
         _check_fill(values, len(image.getbands()), 255)
-        return _steps_pillow(image, drawn, mode, values)
+        return _steps_pillow(image, drawn, nearest, values)
     _check_fill(values, image.shape[0], 255)
     plain = image if type(image) is Tensor else image.as_subclass(Tensor)
     before = after = np.ascontiguousarray(plain.numpy())[None]
     for index, parameter, centre in drawn:
-        after = _prepared("uint8", index, parameter, mode, values)(after, (centre,), None)
+        after = _prepared("uint8", index, parameter, nearest, values)(after, (centre,), None)
     result = torch.from_numpy(before[0].copy() if after is before else after[0])
     return result if plain is image else tv_tensors.wrap(result, like=image)
 
 
 @functools.lru_cache(maxsize=4096)
-def _prepared(
-    form: str, index: int, parameter: float, interpolation: InterpolationMode, fill: Fill
-) -> Callable[[Any, Any, Any], Any]:
+def _prepared(form: str, index: int, parameter: float, nearest: bool, fill: Fill) -> Callable[[Any, Any, Any], Any]:
     """The "pillow" or the "uint8" form of an operation, as a function of (image, centre, partner).
 
     A policy has few parameters, and to put together what an operation takes is a good part of the time of a small image.
@@ -192,6 +191,7 @@ def _prepared(
     function = getattr(operation, form)
     value = parameter if form == "pillow" else (parameter,)
     if "fill" in operation.takes:
+        interpolation = _NEAREST if nearest else InterpolationMode.BILINEAR
         return lambda image, centre, partner: function(image, value, interpolation=interpolation, fill=fill)
     if "centre" in operation.takes:
         return lambda image, centre, partner: function(image, value, centre=centre)
@@ -267,15 +267,14 @@ def _apply_pillow(image: Image.Image, plan: Plan, interpolation: InterpolationMo
         tensor = _apply_tensor(torch.from_numpy(np.array(image))[None], plan, interpolation, fill, None)
         return Image.fromarray(tensor[0].numpy())
     _check(plan, 1, fill, len(image.getbands()), 255)
-    return _steps_pillow(image, [step[:3] for step in _steps(plan.to("cpu"))[0]], interpolation, fill)
+    steps = [step[:3] for step in _steps(plan.to("cpu"))[0]]
+    return _steps_pillow(image, steps, interpolation is _NEAREST, fill)
 
 
-def _steps_pillow(
-    image: Image.Image, steps: Sequence[Step], interpolation: InterpolationMode, fill: Fill
-) -> Image.Image:
+def _steps_pillow(image: Image.Image, steps: Sequence[Step], nearest: bool, fill: Fill) -> Image.Image:
     result = image
     for index, parameter, centre in steps if 0 not in image.size else ():
-        result = _prepared("pillow", index, parameter, interpolation, fill)(result, centre, None)
+        result = _prepared("pillow", index, parameter, nearest, fill)(result, centre, None)
     return image.copy() if result is image else result
 
 
@@ -328,12 +327,13 @@ def _apply_uint8(images: Tensor, plan: Plan, interpolation: InterpolationMode, f
     """The exact forms on [B, C, H, W]; the result lies on the CPU."""
     before = np.ascontiguousarray(images.cpu().numpy())
     # Bilinear sampling has several intermediates in float64.
-    size = _CHUNK // before[0].size // (1 if interpolation is InterpolationMode.NEAREST else 4)
+    nearest = interpolation is _NEAREST
+    size = _CHUNK // before[0].size // (1 if nearest else 4)
     if size < 2:  # one large image at a time, which then stays in the cache
         result = np.empty_like(before)
         for image, steps, output in zip(before[:, None], _steps(plan), result, strict=True):
             for index, parameter, centre, partner in steps:
-                operation = _prepared("uint8", index, parameter, interpolation, fill)
+                operation = _prepared("uint8", index, parameter, nearest, fill)
                 image = operation(image, (centre,), before[partner, None])
             output[...] = image[0]
         return torch.from_numpy(result)

@@ -1007,6 +1007,7 @@ def test_one_image_stays_inside_at_the_ends_of_the_unit_interval(
 ) -> None:
     policy = Policy([[[candidate(magnitude=index / 48) for index in range(49)]]] * sub_policies)
     monkeypatch.setattr(torch, "rand", lambda *size, **_: torch.full(size, value, dtype=torch.float64))
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda numbers, **_: numbers.fill_(value))
     assert policy.sample_one() == steps_of(policy.sample(1))
 
 
