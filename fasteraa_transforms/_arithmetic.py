@@ -48,9 +48,7 @@ def _in_bands(function: Callable[..., Pixels], *images: Pixels) -> Pixels:
     return result
 
 
-def _blend_floats(
-    start: NDArray[np.float32], end: NDArray[np.float32], weight: Parameters
-) -> NDArray[np.float32]:
+def _blend_floats(start: NDArray[np.float32], end: NDArray[np.float32], weight: Parameters) -> NDArray[np.float32]:
     """Into ``end``; whole numbers once they are truncated."""
     end -= start
     end *= column(weight, np.float32)
@@ -62,7 +60,7 @@ def _blend_floats(
 def blend(start: Pixels, end: Pixels, weight: Parameters) -> Pixels:
     """Twin of ``ImagingBlend`` (Pillow's Blend.c): float32 arithmetic, clipped, truncated; both [N, C, H, W]."""
     if _is_large(end):
-        return _in_bands(lambda *bands: blend(*bands, weight), start, end)
+        return _in_bands(lambda first, last: blend(first, last, weight), start, end)
     return _blend_floats(start.astype(np.float32), end.astype(np.float32, order="C"), weight).astype(np.uint8)
 
 

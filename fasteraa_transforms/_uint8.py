@@ -324,8 +324,8 @@ def equalize(images: Images, _: Parameters) -> Images:
         levels = _arithmetic.equalize_levels(np.array(counts).reshape(-1, 256), height * width)
         return _look_up(images, [table.tobytes() for table in levels])
     index = images + _histogram_offset(n, channels)
-    counts = np.bincount(index.reshape(-1), minlength=n * channels * 256).reshape(n * channels, 256)
-    return _arithmetic.equalize_levels(counts, height * width).take(index)
+    histograms = np.bincount(index.reshape(-1), minlength=n * channels * 256).reshape(n * channels, 256)
+    return _arithmetic.equalize_levels(histograms, height * width).take(index)
 
 
 # --- color, sharpness, cutout, sample pairing -------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from fasteraa_transforms.plan import Plan
 Images = TypeVar("Images", Tensor, Image.Image)
 
 _OPERATIONS = tuple(OPERATIONS.values())
+_PAIRING = list(OPERATIONS).index("sample_pairing")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _HIGHEST = {torch.uint8: 255, torch.uint16: 65535, **dict.fromkeys(_FLOATS, 1)}  # white, of each dtype taken
 
@@ -184,8 +185,8 @@ def apply_one(
 def _prepared(form: str, index: int, parameter: float, nearest: bool, fill: Fill) -> Callable[[Any, Any, Any], Any]:
     """The "pillow" or the "uint8" form of an operation, as a function of (image, centre, partner).
 
-    A policy has few parameters, and to put together what an operation takes is a good part of the time of a small image.
-    An image without a partner is its own, which changes nothing.
+    A policy has few parameters, and to put together what an operation takes would be a good part of the time of a small
+    image. One without a partner is its own, which changes nothing.
     """
     operation = _OPERATIONS[index]
     function = getattr(operation, form)
@@ -218,27 +219,27 @@ def _check_fill(fill: Fill, channels: int, highest: int) -> None:
 Schedule = list[list[tuple[Operation, NDArray[np.int64]]]]
 
 
-def _chosen(plan: Plan) -> Tensor:
-    """Index of the operation that happens to each image in each stage, -1 if none, int64 [B, K]; plan on the CPU."""
+def _chosen(plan: Plan) -> NDArray[np.int64]:
+    """Index of the operation that happens to each image in each stage, -1 if none, [B, K]; plan on the CPU."""
     last = len(_OPERATIONS) - 1
-    if ((plan.operation < 0) | (plan.operation > last)).any():
-        raise ValueError(f"plan.operation should be in [0, {last}], but got {plan.operation.unique().tolist()} instead")
-    pairing = plan.operation == list(OPERATIONS).index("sample_pairing")
-    applied = plan.applied
+    operation, applied, partner = plan.operation.numpy(), plan.applied.numpy(), plan.partner.numpy()
+    if operation.size and not 0 <= operation.min() <= operation.max() <= last:
+        raise ValueError(f"plan.operation should be in [0, {last}], but got {np.unique(operation).tolist()} instead")
+    pairing = operation == _PAIRING
     if len(plan) == 1:  # also of a row cut out of a larger plan, whose partner lies elsewhere
         applied = applied & ~pairing
-    elif (pairing & ((plan.partner < 0) | (plan.partner >= len(plan)))).any():
-        partners = plan.partner[pairing].unique().tolist()
-        raise ValueError(f"plan.partner should be in [0, {len(plan) - 1}], but got {partners} instead")
-    else:
-        applied = applied & ~(pairing & (plan.partner == torch.arange(len(plan))[:, None]))
-    return torch.where(applied, plan.operation, -1)
+    elif pairing.any():
+        if ((partners := partner[pairing]) < 0).any() or (partners >= len(plan)).any():
+            found = np.unique(partners).tolist()
+            raise ValueError(f"plan.partner should be in [0, {len(plan) - 1}], but got {found} instead")
+        applied = applied & ~(pairing & (partner == np.arange(len(plan))[:, None]))
+    return np.where(applied, operation, -1)
 
 
 def _schedule(plan: Plan) -> Schedule:
     """For each stage of a plan on the CPU, the operations that happen there, each with the rows [n] it happens to."""
     schedule = []
-    for column in _chosen(plan).numpy().T:
+    for column in _chosen(plan).T:
         order = column.argsort(kind="stable")
         ends = np.bincount(column + 1).cumsum().tolist()
         schedule.append(
@@ -332,9 +333,8 @@ def _apply_uint8(images: Tensor, plan: Plan, interpolation: InterpolationMode, f
     if size < 2:  # one large image at a time, which then stays in the cache
         result = np.empty_like(before)
         for image, steps, output in zip(before[:, None], _steps(plan), result, strict=True):
-            for index, parameter, centre, partner in steps:
-                operation = _prepared("uint8", index, parameter, nearest, fill)
-                image = operation(image, (centre,), before[partner, None])
+            for which, value, middle, other in steps:
+                image = _prepared("uint8", which, value, nearest, fill)(image, (middle,), before[other, None])
             output[...] = image[0]
         return torch.from_numpy(result)
     result = before.copy()
@@ -349,7 +349,8 @@ def _apply_uint8(images: Tensor, plan: Plan, interpolation: InterpolationMode, f
                 if "partner" in operation.takes:
                     takes["partner"] = before[partner[index, stage]]
                 keywords = {key: takes[key] for key in operation.takes}
-                result[index] = operation.uint8(result[index], parameter[index, stage].tolist(), **keywords)
+                chosen = result.take(index, axis=0)  # in two thirds of the time of result[index]
+                result[index] = operation.uint8(chosen, parameter[index, stage].tolist(), **keywords)
     return torch.from_numpy(result)
 
 
