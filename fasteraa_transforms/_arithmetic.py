@@ -15,7 +15,7 @@ Parameters = Sequence[float] | NDArray[np.float64]  # [N]
 
 _BAND = 2**18  # values; 1 MiB in float32
 LEVELS = bytes(range(256))  # the table that changes nothing
-FEW_PIXELS = 2**12  # below this an image takes less time than the calls, so what pays differs
+FEW_PIXELS = 2**12  # an image of fewer takes less time than the calls do, so that other ways pay
 
 LUMA = (19595, 38470, 7471)  # ITU-R 601-2 in 16.16 fixed point, as Pillow's Convert.c has it
 # In float32 these weights, their products with 8 bits and the sums of those are exact: they have no more than 24 bits.
@@ -49,7 +49,7 @@ def _in_bands(function: Callable[..., Pixels], *images: Pixels) -> Pixels:
 
 
 def _blend_floats(start: NDArray[np.float32], end: NDArray[np.float32], weight: Parameters) -> NDArray[np.float32]:
-    """Into ``end``; whole numbers once they are truncated."""
+    """`blend` without the truncation; written into ``end``."""
     end -= start
     end *= column(weight, np.float32)
     end += start

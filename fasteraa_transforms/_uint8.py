@@ -133,7 +133,7 @@ def _nearest_source(matrix: _geometry.Matrix, height: int, width: int) -> _Sourc
 
 def _nearest(images: Images, matrix_of: MatrixOf, parameter: Parameters, fill: Any) -> Images:
     if len(images) == 1:
-        return _nearest_one(images[0], matrix_of, parameter[0], fill)[None]
+        return _nearest_one(images, matrix_of, parameter[0], fill)
     result = np.empty(images.shape, dtype=np.uint8)
     for image, value, output in zip(images, parameter, result, strict=True):
         output[...] = _nearest_one(image, matrix_of, value, fill)
@@ -141,14 +141,15 @@ def _nearest(images: Images, matrix_of: MatrixOf, parameter: Parameters, fill: A
 
 
 def _nearest_one(image: NDArray[np.uint8], matrix_of: MatrixOf, parameter: float, fill: Any) -> NDArray[np.uint8]:
-    channels, height, width = image.shape
+    """Of [C, H, W] or [1, C, H, W]."""
+    channels, height, width = image.shape[-3:]
     key = matrix_of, parameter, height, width
     source = sources.get(key)
     if source is None:
         matrix = matrix_of(parameter, height, width)
         if not _fits_fixed_point(matrix, height, width):
             # Beyond 32767 pixels Pillow leaves fixed point for accumulated doubles; let Pillow do it.
-            return _channel_by_channel(image, matrix, fill)
+            return _channel_by_channel(image.reshape(channels, height, width), matrix, fill).reshape(image.shape)
         source = _nearest_source(matrix, height, width)
         sources.put(key, source)
     pixel, inside = source

@@ -8,6 +8,7 @@ import pickle
 import runpy
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -998,6 +999,30 @@ def test_one_image_draws_what_a_plan_of_one_draws() -> None:
         first = policy.sample_one()
         torch.manual_seed(9)
         assert first == steps_of(policy.sample(1))
+
+
+def test_one_image_is_drawn_alike_in_every_mode_and_thread() -> None:
+    policy, expected = example(), steps_of(example().sample(1, torch.Generator().manual_seed(5)))
+    with torch.inference_mode():  # where the room for the numbers is made
+        assert policy.sample_one(torch.Generator().manual_seed(5)) == expected
+    assert policy.sample_one(torch.Generator().manual_seed(5)) == expected
+
+    def draw(seed: int) -> list[Any]:
+        generator = torch.Generator().manual_seed(seed)
+        return [policy.sample_one(generator) for _ in range(300)]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(draw, range(24))) == [draw(seed) for seed in range(24)]
+
+
+def test_a_policy_that_has_drawn_one_image_can_be_copied() -> None:
+    policy = example()
+    policy.sample_one()
+    for copied in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
+        assert copied == policy
+        assert copied.sample_one(torch.Generator().manual_seed(5)) == policy.sample_one(
+            torch.Generator().manual_seed(5)
+        )
 
 
 @pytest.mark.parametrize("value", [0.0, LARGEST])
