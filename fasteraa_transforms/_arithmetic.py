@@ -3,6 +3,7 @@
 What needs wider numbers goes band by band, so that the intermediates of a large image stay within a few MiB.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,10 +15,12 @@ Parameters = Sequence[float] | NDArray[np.float64]  # [N]
 
 _BAND = 2**18  # values; 1 MiB in float32
 LEVELS = bytes(range(256))  # the table that changes nothing
+FEW_PIXELS = 2**12  # an image of fewer takes less time than the calls do, so that other ways pay
 
 LUMA = (19595, 38470, 7471)  # ITU-R 601-2 in 16.16 fixed point, as Pillow's Convert.c has it
 # In float32 these weights, their products with 8 bits and the sums of those are exact: they have no more than 24 bits.
 _LUMA = (np.array(LUMA) / 65536).astype(np.float32)[:, None, None]
+_HALF = np.float32(0.5)
 
 
 def column(parameter: Parameters, dtype: Any) -> Any:
@@ -34,59 +37,53 @@ def _bands(images: Pixels) -> Iterator[slice]:  # [..., H, W]
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
-def _in_bands(function: Callable[[slice], NDArray[np.float32]], images: Pixels) -> Pixels:
-    if images.size <= _BAND:
-        return function(slice(None)).astype(np.uint8)
-    result = np.empty(images.shape, dtype=np.uint8)
-    for rows in _bands(images):
-        result[..., rows, :] = function(rows)
+def _is_large(images: Pixels) -> bool:
+    return images.size > _BAND and images.shape[-2] > 1
+
+
+def _in_bands(function: Callable[..., Pixels], *images: Pixels) -> Pixels:
+    result = np.empty(images[0].shape, dtype=np.uint8)
+    for rows in _bands(result):
+        result[..., rows, :] = function(*(each[..., rows, :] for each in images))
     return result
 
 
-def _blend_band(start: NDArray[Any], end: Pixels, weight: Any, clip: bool) -> NDArray[np.float32]:
-    first = start.astype(np.float32)
-    result = end.astype(np.float32, order="C")
-    result -= first
-    result *= weight
-    result += first
-    return result.clip(0, 255, out=result) if clip else result
+def _blend_floats(start: NDArray[np.float32], end: NDArray[np.float32], weight: Parameters) -> NDArray[np.float32]:
+    """`blend` without the truncation; written into ``end``."""
+    end -= start
+    end *= column(weight, np.float32)
+    end += start
+    extrapolates = min(weight, default=0) < 0 or max(weight, default=0) > 1
+    return end.clip(0, 255, out=end) if extrapolates else end
 
 
 def blend(start: Pixels, end: Pixels, weight: Parameters) -> Pixels:
     """Twin of ``ImagingBlend`` (Pillow's Blend.c): float32 arithmetic, clipped, truncated; both [N, C, H, W]."""
-    factor, clip = column(weight, np.float32), _extrapolates(weight)
-    return _in_bands(lambda rows: _blend_band(start[..., rows, :], end[..., rows, :], factor, clip), end)
+    if _is_large(end):
+        return _in_bands(lambda first, last: blend(first, last, weight), start, end)
+    return _blend_floats(start.astype(np.float32), end.astype(np.float32, order="C"), weight).astype(np.uint8)
 
 
-def _extrapolates(weight: Parameters) -> bool:
-    return not all(0 <= value <= 1 for value in weight)
-
-
-def _luma_band(images: Pixels) -> Pixels:  # [N, 1, H, W]
-    weighted = images.astype(np.float32)
-    weighted *= _LUMA
-    total = np.add.reduce(weighted, axis=1, keepdims=True)
-    total += np.float32(0.5)
-    return total.astype(np.uint8)
+def _luma_band(images: NDArray[np.float32]) -> NDArray[np.float32]:  # [N, 1, H, W], whole numbers
+    total = np.add.reduce(images * _LUMA, axis=1, keepdims=True)
+    total += _HALF
+    return np.floor(total, out=total)
 
 
 def luma_sum(images: Pixels) -> NDArray[np.integer]:
     """Sum of the luma of each of the images [N, 3, H, W]."""
-    bands = _bands(images) if images.size > _BAND else (slice(None),)
-    # 64 bits at once would take twice as long.
-    sums = [_luma_band(images[..., rows, :]).sum(axis=(1, 2, 3), dtype=np.uint32) for rows in bands]
-    return sums[0] if len(sums) == 1 else np.sum(sums, axis=0, dtype=np.int64)
+    if _is_large(images):
+        return np.sum([luma_sum(images[..., rows, :]) for rows in _bands(images)], axis=0, dtype=np.int64)
+    # 64 bits would take twice as long, and a band has no more than these hold.
+    return _luma_band(images.astype(np.float32)).sum(axis=(1, 2, 3), dtype=np.uint32)
 
 
 def saturate(images: Pixels, factor: Parameters) -> Pixels:
     """`ImageEnhance.Color` of images [N, 3, H, W]: blend with luma."""
-    weight, clip = column(factor, np.float32), _extrapolates(factor)
-
-    def band(rows: slice) -> NDArray[np.float32]:
-        part = images[..., rows, :]
-        return _blend_band(_luma_band(part), part, weight, clip)
-
-    return _in_bands(band, images)
+    if _is_large(images):
+        return _in_bands(lambda band: saturate(band, factor), images)
+    values = images.astype(np.float32, order="C")
+    return _blend_floats(_luma_band(values), values, factor).astype(np.uint8)
 
 
 def sharpen(images: Pixels, factor: Parameters, step: int) -> Pixels:
@@ -101,7 +98,6 @@ def sharpen(images: Pixels, factor: Parameters, step: int) -> Pixels:
     height, row = images.shape[-2:]
     if height < 3 or row < 3 * step:
         return result
-    weight, clip = column(factor, np.float32), _extrapolates(factor)
     for rows in _bands(images[..., 2:, :]):
         band = images[..., rows.start : rows.stop + 2, :]
         wide = band.astype(np.uint16, order="C").reshape(-1)
@@ -118,17 +114,33 @@ def sharpen(images: Pixels, factor: Parameters, step: int) -> Pixels:
         wide[row + step : -row - step] = total
         inner = np.s_[..., 1:-1, step:-step]
         smooth = wide.reshape(band.shape)[inner]
-        result[..., rows.start + 1 : rows.stop + 1, step:-step] = _blend_band(smooth, band[inner], weight, clip)
+        result[..., rows.start + 1 : rows.stop + 1, step:-step] = _blend_floats(
+            smooth.astype(np.float32), band[inner].astype(np.float32, order="C"), factor
+        )
     return result
 
 
-def equalize_tables(histograms: NDArray[np.int64]) -> list[bytes]:
-    """For each histogram [P, 256] the table of `ImageOps.equalize`."""
-    up_to = histograms.cumsum(axis=1)
-    # All pixels but those of the highest level that occurs.
-    step = np.where(up_to < up_to[:, -1:], up_to, 0).max(axis=1, keepdims=True) // 255  # [P, 1]
-    up_to -= histograms
-    up_to += step // 2
-    # The quotient of whole numbers of this size, truncated, is exact in float64.
-    levels = np.minimum(up_to / np.maximum(step, 1), 255).astype(np.uint8)  # Pillow's point() clips the table at 255
-    return [table.tobytes() if n else LEVELS for table, n in zip(levels, step[:, 0].tolist(), strict=True)]
+def equalize_levels(histograms: NDArray[np.int64], pixels: int) -> Pixels:
+    """For each histogram [P, 256], of so many pixels, the table of `ImageOps.equalize`, [P, 256]."""
+    below = histograms.cumsum(axis=1)
+    top = below.argmax(axis=1)  # the highest level that occurs
+    below -= histograms
+    top += 256 * np.arange(len(top))
+    step = below.take(top) // 255
+    if pixels < FEW_PIXELS:
+        below += (step * (pixels + 1))[:, None]
+        levels = _quotients(pixels).take(below)
+    else:
+        below += (step // 2)[:, None]
+        # The quotient of whole numbers of this size, truncated, is exact in float64.
+        levels = np.minimum(below / np.maximum(step, 1)[:, None], 255).astype(np.uint8)
+    if 0 in step.tolist():
+        levels[step == 0] = np.frombuffer(LEVELS, dtype=np.uint8)
+    return levels
+
+
+@functools.lru_cache(maxsize=16)
+def _quotients(pixels: int) -> Pixels:  # [steps, pixels + 1]
+    """Level by step and by number of pixels below it; Pillow's point() clips at 255."""
+    step = np.arange(pixels // 255 + 1)[:, None]
+    return np.minimum((np.arange(pixels + 1) + step // 2) // np.maximum(step, 1), 255).astype(np.uint8)

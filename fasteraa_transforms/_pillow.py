@@ -6,6 +6,8 @@ changes its input.
 """
 
 import functools
+import operator
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -161,8 +163,9 @@ def brightness(image: Image.Image, factor: float) -> Image.Image:
 
 
 def contrast(image: Image.Image, factor: float) -> Image.Image:
-    luma = np.frombuffer(image.convert("L").tobytes(), dtype=np.uint8)
-    mean = int(int(luma.sum(dtype=np.int64)) / luma.size + 0.5)
+    # Counting takes half as long as to get at the bytes of the pixels.
+    total = sum(map(operator.mul, image.convert("L").histogram(), range(256)))
+    mean = int(total / (image.width * image.height) + 0.5)
     return _look_up(image, contrast_table(mean, factor))
 
 
@@ -172,9 +175,11 @@ def auto_contrast(image: Image.Image, _: float) -> Image.Image:
 
 
 def equalize(image: Image.Image, _: float) -> Image.Image:
-    histogram = image.histogram()
-    histograms = np.fromiter(histogram, dtype=np.int64, count=len(histogram)).reshape(-1, 256)
-    return _look_up(image, *_arithmetic.equalize_tables(histograms))
+    counts = image.histogram()
+    # Twice as fast as numpy makes an array of a list.
+    histograms = np.frombuffer(struct.pack(f"{len(counts)}q", *counts), dtype=np.int64).reshape(-1, 256)
+    levels = _arithmetic.equalize_levels(histograms, image.width * image.height)
+    return _look_up(image, *(table.tobytes() for table in levels))
 
 
 # --- color, sharpness, cutout, sample pairing -------------------------------------------------------------------------
@@ -187,7 +192,7 @@ def color(image: Image.Image, factor: float) -> Image.Image:
 
 @_keep_alpha
 def sharpness(image: Image.Image, factor: float) -> Image.Image:
-    if image.width * image.height < 2**12:
+    if image.width * image.height < _arithmetic.FEW_PIXELS:
         return ImageEnhance.Sharpness(image).enhance(factor)
     # Pillow's filter takes three times as long as this for large images, and half as long for small ones.
     bands = len(image.getbands())

@@ -28,6 +28,7 @@ from fasteraa_transforms import _arithmetic, _geometry, _pillow
 from fasteraa_transforms._arithmetic import Parameters, column
 
 Images = NDArray[np.uint8]  # [N, C, H, W]
+_NEAREST = InterpolationMode.NEAREST  # to look up a member of an enumeration takes a while
 MatrixOf = Callable[[float, int, int], _geometry.Matrix]
 
 # --- geometry ---------------------------------------------------------------------------------------------------------
@@ -131,28 +132,33 @@ def _nearest_source(matrix: _geometry.Matrix, height: int, width: int) -> _Sourc
 
 
 def _nearest(images: Images, matrix_of: MatrixOf, parameter: Parameters, fill: Any) -> Images:
-    n, channels, height, width = images.shape
-    result = np.empty((n, channels, height * width), dtype=np.uint8)
-    for image, value, output in zip(images.reshape(result.shape), parameter, result, strict=True):
-        key = matrix_of, value, height, width
-        source = sources.get(key)
-        if source is None:
-            matrix = matrix_of(value, height, width)
-            if not _fits_fixed_point(matrix, height, width):
-                # Beyond 32767 pixels Pillow leaves fixed point for accumulated doubles; let Pillow do it.
-                output[...] = _channel_by_channel(image.reshape(channels, height, width), matrix, fill).reshape(
-                    output.shape
-                )
-                continue
-            source = _nearest_source(matrix, height, width)
-            sources.put(key, source)
-        index, inside = source
-        image.take(index, axis=1, out=output, mode="clip")
-        if inside is not None:
-            output &= inside
-            if not isinstance(fill, int) or fill != 0:
-                output |= np.reshape(fill, (-1, 1)).astype(np.uint8) & ~inside
-    return result.reshape(images.shape)
+    if len(images) == 1:
+        return _nearest_one(images, matrix_of, parameter[0], fill)
+    result = np.empty(images.shape, dtype=np.uint8)
+    for image, value, output in zip(images, parameter, result, strict=True):
+        output[...] = _nearest_one(image, matrix_of, value, fill)
+    return result
+
+
+def _nearest_one(image: NDArray[np.uint8], matrix_of: MatrixOf, parameter: float, fill: Any) -> NDArray[np.uint8]:
+    """Of [C, H, W] or [1, C, H, W]."""
+    channels, height, width = image.shape[-3:]
+    key = matrix_of, parameter, height, width
+    source = sources.get(key)
+    if source is None:
+        matrix = matrix_of(parameter, height, width)
+        if not _fits_fixed_point(matrix, height, width):
+            # Beyond 32767 pixels Pillow leaves fixed point for accumulated doubles; let Pillow do it.
+            return _channel_by_channel(image.reshape(channels, height, width), matrix, fill).reshape(image.shape)
+        source = _nearest_source(matrix, height, width)
+        sources.put(key, source)
+    pixel, inside = source
+    result = image.reshape(channels, height * width).take(pixel, axis=1, mode="clip")
+    if inside is not None:
+        result &= inside
+        if not isinstance(fill, int) or fill != 0:
+            result |= np.reshape(fill, (-1, 1)).astype(np.uint8) & ~inside
+    return result.reshape(image.shape)
 
 
 def _channel_by_channel(image: NDArray[np.uint8], matrix: _geometry.Matrix, fill: Any) -> NDArray[np.uint8]:
@@ -205,7 +211,7 @@ def _affine(matrix_of: MatrixOf) -> Callable[..., Images]:
     def function(
         images: Images, parameter: Parameters, *, interpolation: InterpolationMode, fill: float | Sequence[float]
     ) -> Images:
-        sample = _nearest if interpolation is InterpolationMode.NEAREST else _bilinear
+        sample = _nearest if interpolation is _NEAREST else _bilinear
         return sample(images, matrix_of, parameter, _fill_column(fill, images.shape[1]))
 
     return function
@@ -221,18 +227,20 @@ def _translate(matrix_of: MatrixOf, axis: int) -> Callable[..., Images]:
         images: Images, parameter: Parameters, *, interpolation: InterpolationMode, fill: float | Sequence[float]
     ) -> Images:
         """By whole pixels, so that the interpolation does not matter."""
-        height, width = images.shape[2:]
+        n, channels, height, width = images.shape
         size = images.shape[axis]
-        column = _fill_column(fill, images.shape[1])
-        result = np.empty_like(images, order="C")
+        column = _fill_column(fill, channels)
+        result = np.zeros(images.shape, dtype=np.uint8)
+        if not (isinstance(column, int) and column == 0):
+            result[...] = column
         for image, value, output in zip(images, parameter, result, strict=True):
             _, _, x, _, _, y = matrix_of(value, height, width)
             shift = max(-size, min(int(x + y), size))
-            before, after = max(-shift, 0), max(shift, 0)  # rows or columns without a source
-            image, output = (array if axis == 2 else array.swapaxes(1, 2) for array in (image, output))
-            output[:, before : size - after] = image[:, after : size - before]
-            output[:, :before] = column
-            output[:, size - after :] = column
+            to, source = slice(max(-shift, 0), size - max(shift, 0)), slice(max(shift, 0), size - max(-shift, 0))
+            if axis == 2:
+                output[:, to] = image[:, source]
+            else:
+                output[..., to] = image[..., source]
         return result
 
     return function
@@ -270,17 +278,6 @@ def _histogram_offset(n: int, channels: int) -> NDArray[np.int64]:
     return 256 * np.arange(n * channels, dtype=np.int64).reshape(n, channels, 1, 1)
 
 
-def _histograms(images: Images) -> NDArray[np.int64]:  # [N C, 256]
-    n, channels, height, width = images.shape
-    if height * width >= 2**12:  # from about here on Pillow is faster than numpy
-        planes = np.ascontiguousarray(images).reshape(n * channels, height, width)
-        counts = [Image.frombuffer("L", (width, height), plane, "raw", "L", 0, 1).histogram() for plane in planes]
-        return np.array(counts).reshape(n * channels, 256)
-    return np.bincount((images + _histogram_offset(n, channels)).reshape(-1), minlength=n * channels * 256).reshape(
-        n * channels, 256
-    )
-
-
 def solarize(images: Images, threshold: Parameters) -> Images:
     level = [math.ceil(value) for value in threshold]  # x >= threshold is x >= level
     over = -(images >= column([min(value, 255) for value in level], np.uint8)).view(np.uint8)  # 255 or 0
@@ -316,12 +313,20 @@ def contrast(images: Images, factor: Parameters) -> Images:
 def auto_contrast(images: Images, _: Parameters) -> Images:
     n, channels, height, width = images.shape
     planes = images.reshape(n * channels, height * width)
-    limits = zip(planes.min(axis=1).tolist(), planes.max(axis=1).tolist(), strict=True)
-    return _look_up(images, [_pillow.auto_contrast_table(low, high) for low, high in limits])
+    low, high = np.minimum.reduce(planes, axis=1).tolist(), np.maximum.reduce(planes, axis=1).tolist()
+    return _look_up(images, list(map(_pillow.auto_contrast_table, low, high)))
 
 
 def equalize(images: Images, _: Parameters) -> Images:
-    return _look_up(images, _arithmetic.equalize_tables(_histograms(images)))
+    n, channels, height, width = images.shape
+    if height * width >= _arithmetic.FEW_PIXELS:  # Pillow counts faster than numpy
+        planes = np.ascontiguousarray(images).reshape(n * channels, height, width)
+        counts = [Image.frombuffer("L", (width, height), plane, "raw", "L", 0, 1).histogram() for plane in planes]
+        levels = _arithmetic.equalize_levels(np.array(counts).reshape(-1, 256), height * width)
+        return _look_up(images, [table.tobytes() for table in levels])
+    index = images + _histogram_offset(n, channels)
+    histograms = np.bincount(index.reshape(-1), minlength=n * channels * 256).reshape(n * channels, 256)
+    return _arithmetic.equalize_levels(histograms, height * width).take(index)
 
 
 # --- color, sharpness, cutout, sample pairing -------------------------------------------------------------------------

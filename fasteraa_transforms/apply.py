@@ -4,9 +4,10 @@
 differentiable one for floats. It draws nothing; the same images and plan give the same result every time.
 """
 
+import functools
 import itertools
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +27,7 @@ from fasteraa_transforms.plan import Plan
 Images = TypeVar("Images", Tensor, Image.Image)
 
 _OPERATIONS = tuple(OPERATIONS.values())
+_PAIRING = list(OPERATIONS).index("sample_pairing")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _HIGHEST = {torch.uint8: 255, torch.uint16: 65535, **dict.fromkeys(_FLOATS, 1)}  # white, of each dtype taken
 
@@ -33,9 +35,10 @@ _HIGHEST = {torch.uint8: 255, torch.uint16: 65535, **dict.fromkeys(_FLOATS, 1)} 
 # intermediates stay within a few MiB (with large images, within those of one image) whatever the batch.
 _CHUNK = 2**16
 
+_NEAREST = InterpolationMode.NEAREST  # to look up a member of an enumeration takes a while
 Fill = tuple[float, ...]
-# What happens to one image in one stage: operation, parameter, centre, and the partner, None if it has none.
-Step = tuple[Operation, float, Sequence[float], int | None]
+# What happens to one image in one stage: operation, as its index, parameter and centre.
+Step = tuple[int, float, Sequence[float]]
 
 _MODES: dict[object, InterpolationMode] = {
     InterpolationMode.NEAREST: InterpolationMode.NEAREST,
@@ -57,7 +60,7 @@ def interpolation_mode(interpolation: InterpolationMode | str | int) -> Interpol
         >>> interpolation_mode("bilinear")
         <InterpolationMode.BILINEAR: 'bilinear'>
     """
-    if interpolation is InterpolationMode.NEAREST or interpolation is InterpolationMode.BILINEAR:
+    if interpolation is _NEAREST or interpolation is InterpolationMode.BILINEAR:
         return interpolation
     mode: Any = _MODES.get(interpolation, interpolation)
     _pillow.check_interpolation(mode)
@@ -152,7 +155,7 @@ def apply(
 
 def apply_one(
     image: Images,
-    drawn: Sequence[tuple[int, float, Sequence[float]]],
+    drawn: Sequence[Step],
     interpolation: InterpolationMode | str | int,
     fill: float | Sequence[float],
 ) -> Images:
@@ -160,22 +163,42 @@ def apply_one(
 
     Args:
         image: PIL image, or uint8 tensor or `tv_tensors.Image` [C, H, W] with at least one pixel, on the CPU.
-        drawn: operation, as its index, parameter and centre of each stage that is applied.
+        drawn: what happens in each stage that is applied.
         interpolation: as `apply` takes it.
         fill: as `apply` takes it.
     """
-    mode, values = interpolation_mode(interpolation), fill_values(fill)
-    steps: list[Step] = [(_OPERATIONS[index], parameter, centre, None) for index, parameter, centre in drawn]
+    nearest, values = interpolation_mode(interpolation) is _NEAREST, fill_values(fill)
     if isinstance(image, Image.Image):
         _pillow.check_mode(image)
         _check_fill(values, len(image.getbands()), 255)
-        return _steps_pillow(image, steps, mode, values)
+        return _steps_pillow(image, drawn, nearest, values)
     _check_fill(values, image.shape[0], 255)
     plain = image if type(image) is Tensor else image.as_subclass(Tensor)
-    before = np.ascontiguousarray(plain.numpy())[None]
-    after = _steps_uint8(before, steps, mode, values)
-    result = plain.clone(memory_format=torch.contiguous_format) if after is before else torch.from_numpy(after[0])
+    before = after = np.ascontiguousarray(plain.numpy())[None]
+    for index, parameter, centre in drawn:
+        after = _prepared("uint8", index, parameter, nearest, values)(after, (centre,), None)
+    result = torch.from_numpy(before[0].copy() if after is before else after[0])
     return result if plain is image else tv_tensors.wrap(result, like=image)
+
+
+@functools.lru_cache(maxsize=4096)
+def _prepared(form: str, index: int, parameter: float, nearest: bool, fill: Fill) -> Callable[[Any, Any, Any], Any]:
+    """The "pillow" or the "uint8" form of an operation, as a function of (image, centre, partner).
+
+    A policy has few parameters, and to put together what an operation takes would be a good part of the time of a small
+    image. One without a partner is its own, which changes nothing.
+    """
+    operation = _OPERATIONS[index]
+    function = getattr(operation, form)
+    value = parameter if form == "pillow" else (parameter,)
+    if "fill" in operation.takes:
+        interpolation = _NEAREST if nearest else InterpolationMode.BILINEAR
+        return lambda image, centre, partner: function(image, value, interpolation=interpolation, fill=fill)
+    if "centre" in operation.takes:
+        return lambda image, centre, partner: function(image, value, centre=centre)
+    if "partner" in operation.takes:
+        return lambda image, centre, partner: image if partner is None else function(image, value, partner=partner)
+    return lambda image, centre, partner: function(image, value)
 
 
 def _check(plan: Plan, count: int, fill: Fill, channels: int, highest: int) -> None:
@@ -185,6 +208,7 @@ def _check(plan: Plan, count: int, fill: Fill, channels: int, highest: int) -> N
     _check_fill(fill, channels, highest)
 
 
+@functools.lru_cache(maxsize=64)
 def _check_fill(fill: Fill, channels: int, highest: int) -> None:
     if len(fill) not in (1, channels):
         raise ValueError(f"fill should be one number or one for each of {channels} channels, but got {fill} instead")
@@ -195,27 +219,27 @@ def _check_fill(fill: Fill, channels: int, highest: int) -> None:
 Schedule = list[list[tuple[Operation, NDArray[np.int64]]]]
 
 
-def _chosen(plan: Plan) -> Tensor:
-    """Index of the operation that happens to each image in each stage, -1 if none, int64 [B, K]; plan on the CPU."""
+def _chosen(plan: Plan) -> NDArray[np.int64]:
+    """Index of the operation that happens to each image in each stage, -1 if none, [B, K]; plan on the CPU."""
     last = len(_OPERATIONS) - 1
-    if ((plan.operation < 0) | (plan.operation > last)).any():
-        raise ValueError(f"plan.operation should be in [0, {last}], but got {plan.operation.unique().tolist()} instead")
-    pairing = plan.operation == list(OPERATIONS).index("sample_pairing")
-    applied = plan.applied
+    operation, applied, partner = plan.operation.numpy(), plan.applied.numpy(), plan.partner.numpy()
+    if operation.size and not 0 <= operation.min() <= operation.max() <= last:
+        raise ValueError(f"plan.operation should be in [0, {last}], but got {np.unique(operation).tolist()} instead")
+    pairing = operation == _PAIRING
     if len(plan) == 1:  # also of a row cut out of a larger plan, whose partner lies elsewhere
         applied = applied & ~pairing
-    elif (pairing & ((plan.partner < 0) | (plan.partner >= len(plan)))).any():
-        partners = plan.partner[pairing].unique().tolist()
-        raise ValueError(f"plan.partner should be in [0, {len(plan) - 1}], but got {partners} instead")
-    else:
-        applied = applied & ~(pairing & (plan.partner == torch.arange(len(plan))[:, None]))
-    return torch.where(applied, plan.operation, -1)
+    elif pairing.any():
+        if ((partners := partner[pairing]) < 0).any() or (partners >= len(plan)).any():
+            found = np.unique(partners).tolist()
+            raise ValueError(f"plan.partner should be in [0, {len(plan) - 1}], but got {found} instead")
+        applied = applied & ~(pairing & (partner == np.arange(len(plan))[:, None]))
+    return np.where(applied, operation, -1)
 
 
 def _schedule(plan: Plan) -> Schedule:
     """For each stage of a plan on the CPU, the operations that happen there, each with the rows [n] it happens to."""
     schedule = []
-    for column in _chosen(plan).numpy().T:
+    for column in _chosen(plan).T:
         order = column.argsort(kind="stable")
         ends = np.bincount(column + 1).cumsum().tolist()
         schedule.append(
@@ -228,11 +252,11 @@ def _schedule(plan: Plan) -> Schedule:
     return schedule
 
 
-def _steps(plan: Plan) -> list[list[Step]]:
-    """For each image of a plan on the CPU, what happens to it, stage by stage."""
+def _steps(plan: Plan) -> list[list[tuple[int, float, list[float], int]]]:
+    """For each image of a plan on the CPU, what happens to it, stage by stage: a `Step` and the partner."""
     columns = (_chosen(plan), plan.parameter, plan.centre, plan.partner)
     return [
-        [(_OPERATIONS[index], *details) for index, *details in zip(*row, strict=True) if index >= 0]
+        [step for step in zip(*row, strict=True) if step[0] >= 0]
         for row in zip(*(column.tolist() for column in columns), strict=True)
     ]
 
@@ -244,17 +268,14 @@ def _apply_pillow(image: Image.Image, plan: Plan, interpolation: InterpolationMo
         tensor = _apply_tensor(torch.from_numpy(np.array(image))[None], plan, interpolation, fill, None)
         return Image.fromarray(tensor[0].numpy())
     _check(plan, 1, fill, len(image.getbands()), 255)
-    return _steps_pillow(image, _steps(plan.to("cpu"))[0], interpolation, fill)
+    steps = [step[:3] for step in _steps(plan.to("cpu"))[0]]
+    return _steps_pillow(image, steps, interpolation is _NEAREST, fill)
 
 
-def _steps_pillow(
-    image: Image.Image, steps: Sequence[Step], interpolation: InterpolationMode, fill: Fill
-) -> Image.Image:
+def _steps_pillow(image: Image.Image, steps: Sequence[Step], nearest: bool, fill: Fill) -> Image.Image:
     result = image
-    for operation, parameter, centre, _ in steps if 0 not in image.size else ():
-        if "partner" not in operation.takes:  # the only image is its own
-            takes = {"interpolation": interpolation, "fill": fill, "centre": centre}
-            result = operation.pillow(result, parameter, **{key: takes[key] for key in operation.takes})
+    for index, parameter, centre in steps if 0 not in image.size else ():
+        result = _prepared("pillow", index, parameter, nearest, fill)(result, centre, None)
     return image.copy() if result is image else result
 
 
@@ -307,11 +328,14 @@ def _apply_uint8(images: Tensor, plan: Plan, interpolation: InterpolationMode, f
     """The exact forms on [B, C, H, W]; the result lies on the CPU."""
     before = np.ascontiguousarray(images.cpu().numpy())
     # Bilinear sampling has several intermediates in float64.
-    size = _CHUNK // before[0].size // (1 if interpolation is InterpolationMode.NEAREST else 4)
+    nearest = interpolation is _NEAREST
+    size = _CHUNK // before[0].size // (1 if nearest else 4)
     if size < 2:  # one large image at a time, which then stays in the cache
         result = np.empty_like(before)
-        for image, steps, output in zip(before, _steps(plan), result, strict=True):
-            output[...] = _steps_uint8(image[None], steps, interpolation, fill, batch=before)[0]
+        for image, steps, output in zip(before[:, None], _steps(plan), result, strict=True):
+            for which, value, middle, other in steps:
+                image = _prepared("uint8", which, value, nearest, fill)(image, (middle,), before[other, None])
+            output[...] = image[0]
         return torch.from_numpy(result)
     result = before.copy()
     parameter, centre, partner = plan.parameter.numpy(), plan.centre.numpy(), plan.partner.numpy()
@@ -325,27 +349,9 @@ def _apply_uint8(images: Tensor, plan: Plan, interpolation: InterpolationMode, f
                 if "partner" in operation.takes:
                     takes["partner"] = before[partner[index, stage]]
                 keywords = {key: takes[key] for key in operation.takes}
-                result[index] = operation.uint8(result[index], parameter[index, stage].tolist(), **keywords)
+                chosen = result.take(index, axis=0)  # in two thirds of the time of result[index]
+                result[index] = operation.uint8(chosen, parameter[index, stage].tolist(), **keywords)
     return torch.from_numpy(result)
-
-
-def _steps_uint8(
-    image: NDArray[np.uint8],
-    steps: Sequence[Step],
-    interpolation: InterpolationMode,
-    fill: Fill,
-    batch: NDArray[np.uint8] | None = None,
-) -> NDArray[np.uint8]:
-    """The exact forms on one image [1, C, H, W], without a ``batch`` its own partner; itself if nothing changes it."""
-    for operation, parameter, centre, partner in steps:
-        if not operation.takes:
-            image = operation.uint8(image, (parameter,))
-        elif "partner" not in operation.takes:
-            takes: dict[str, Any] = {"interpolation": interpolation, "fill": fill, "centre": (centre,)}
-            image = operation.uint8(image, (parameter,), **{key: takes[key] for key in operation.takes})
-        elif batch is not None:
-            image = operation.uint8(image, (parameter,), partner=batch[partner, None])
-    return image
 
 
 def _apply_uint16(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: Fill) -> Tensor:

@@ -169,7 +169,7 @@ class FasterAutoAugment(Transform):
         # subclass may have overridden what the general way calls.
         elif len(inputs) == 1 and _is_one_image(inputs[0]) and type(self) is FasterAutoAugment:
             (image,), fill = inputs, self.fill
-            if self.epilogue is None and not isinstance(fill, Mapping):
+            if self.epilogue is None and (type(fill) is int or not isinstance(fill, Mapping)):
                 return apply_one(image, self.policy.sample_one(self._seeded_generator()), self.interpolation, fill)
         return super().forward(*inputs)
 
@@ -271,13 +271,13 @@ class FasterAutoAugment(Transform):
 
 def _is_one_image(value: Any) -> bool:
     """Whether it is a PIL image of 8 bits or a uint8 tensor [C, H, W] on the CPU, with at least one pixel."""
-    if isinstance(value, Image.Image):
-        return value.mode != "I;16"
-    if type(value) is tv_tensors.Image:
+    if type(value) is not Tensor:
+        if isinstance(value, Image.Image):
+            return value.mode != "I;16"
+        if type(value) is not tv_tensors.Image:
+            return False
         value = value.as_subclass(Tensor)  # whose attributes are faster to look at
-    return (
-        type(value) is Tensor and value.dtype is torch.uint8 and value.ndim == 3 and value.is_cpu and value.numel() > 0
-    )
+    return value.dtype is torch.uint8 and value.ndim == 3 and value.is_cpu and value.numel() > 0
 
 
 def _count(image: Tensor | Image.Image) -> int:

@@ -8,6 +8,7 @@ import pickle
 import runpy
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -1000,6 +1001,30 @@ def test_one_image_draws_what_a_plan_of_one_draws() -> None:
         assert first == steps_of(policy.sample(1))
 
 
+def test_one_image_is_drawn_alike_in_every_mode_and_thread() -> None:
+    policy, expected = example(), steps_of(example().sample(1, torch.Generator().manual_seed(5)))
+    with torch.inference_mode():  # where the room for the numbers is made
+        assert policy.sample_one(torch.Generator().manual_seed(5)) == expected
+    assert policy.sample_one(torch.Generator().manual_seed(5)) == expected
+
+    def draw(seed: int) -> list[Any]:
+        generator = torch.Generator().manual_seed(seed)
+        return [policy.sample_one(generator) for _ in range(300)]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(draw, range(24))) == [draw(seed) for seed in range(24)]
+
+
+def test_a_policy_that_has_drawn_one_image_can_be_copied() -> None:
+    policy = example()
+    policy.sample_one()
+    for copied in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):
+        assert copied == policy
+        assert copied.sample_one(torch.Generator().manual_seed(5)) == policy.sample_one(
+            torch.Generator().manual_seed(5)
+        )
+
+
 @pytest.mark.parametrize("value", [0.0, LARGEST])
 @pytest.mark.parametrize("sub_policies", [1, 3, 49])
 def test_one_image_stays_inside_at_the_ends_of_the_unit_interval(
@@ -1007,6 +1032,7 @@ def test_one_image_stays_inside_at_the_ends_of_the_unit_interval(
 ) -> None:
     policy = Policy([[[candidate(magnitude=index / 48) for index in range(49)]]] * sub_policies)
     monkeypatch.setattr(torch, "rand", lambda *size, **_: torch.full(size, value, dtype=torch.float64))
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda numbers, **_: numbers.fill_(value))
     assert policy.sample_one() == steps_of(policy.sample(1))
 
 
