@@ -18,11 +18,11 @@ from triton.compiler import ASTSource
 from fasteraa_transforms.cuda import _kernels
 
 POINTERS = {
-    "u8": "images originals fill tables drawn_sign whole applied",
+    "u8": "images originals fill tables applied",
     "i32": "records histograms",
     "i64": "candidates operation partner sub_policy",
     "fp32": "epilogue",
-    "fp64": "parameters parameter matrices uniform cumulative probability magnitude weakest span centre",
+    "fp64": "parameters parameter matrices uniform cumulative probability centre",
 }
 TYPES = {name: f"*{dtype}" for dtype, names in POINTERS.items() for name in names.split()}
 ONES = ("column_stride", "original_column_stride", "out_pixel_stride")

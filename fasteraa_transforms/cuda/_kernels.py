@@ -371,11 +371,7 @@ def draw(
     cumulative,  # float64 [L, K, N]
     candidates,  # int64 [L, K, N]
     probability,  # float64 [L, K, N]
-    magnitude,  # float64 [L, K, N]
-    drawn_sign,  # uint8 [L, K, N]
-    weakest,  # float64 [17]
-    span,  # float64 [17]
-    whole,  # uint8 [17]
+    parameters,  # float64 [2, L, K, N]
     operation,  # int64 [B, K], written, as those below
     parameter,  # float64 [B, K]
     applied,  # uint8 [B, K]
@@ -398,26 +394,19 @@ def draw(
     for stage in range(stages):
         u = numbers + (1 + 6 * stage)
         choice = tl.load(u, mask=valid, other=0.0)
-        row = (drawn * stages + stage) * widest
+        place = (drawn * stages + stage) * widest
         chosen = tl.zeros((BLOCK,), tl.int64)
         for i in range(widest):
-            chosen += (choice >= tl.load(cumulative + row + i, mask=valid, other=0.0)).to(tl.int64)
-        code = tl.load(candidates + row + chosen, mask=valid, other=0)
-        strength = tl.load(magnitude + row + chosen, mask=valid, other=0.0)
-        mirrored = (tl.load(drawn_sign + row + chosen, mask=valid, other=0) != 0) & (
-            tl.load(u + 2, mask=valid, other=0.0) < 0.5
-        )
-        strength = tl.where(mirrored, -strength, strength)
-        value = tl.load(weakest + code, mask=valid, other=0.0) + tl.load(span + code, mask=valid, other=0.0) * strength
-        # Half to even, as torch.round: the sum drops what is behind the point of a number below 2**51.
-        rounded = (value + 6755399441055744.0) - 6755399441055744.0
-        value = tl.where(tl.load(whole + code, mask=valid, other=0) != 0, rounded, value)
-        gate = tl.load(u + 1, mask=valid, other=0.0) < tl.load(probability + row + chosen, mask=valid, other=0.0)
+            chosen += (choice >= tl.load(cumulative + place + i, mask=valid, other=0.0)).to(tl.int64)
+        place += chosen
+        negative = tl.load(u + 2, mask=valid, other=0.0) < 0.5
+        signed = place + tl.where(negative, sub_policies * stages * widest, 0)
+        gate = tl.load(u + 1, mask=valid, other=0.0) < tl.load(probability + place, mask=valid, other=0.0)
         others = (tl.load(u + 5, mask=valid, other=0.0) * (batch - 1)).to(tl.int64)
         others = tl.minimum(tl.maximum(others, 0), tl.maximum(batch - 2, 0))
         out = image * stages + stage
-        tl.store(operation + out, code, mask=valid)
-        tl.store(parameter + out, value, mask=valid)
+        tl.store(operation + out, tl.load(candidates + place, mask=valid, other=0), mask=valid)
+        tl.store(parameter + out, tl.load(parameters + signed, mask=valid, other=0.0), mask=valid)
         tl.store(applied + out, gate.to(tl.uint8), mask=valid)
         tl.store(centre + 2 * out, tl.load(u + 3, mask=valid, other=0.0), mask=valid)
         tl.store(centre + 2 * out + 1, tl.load(u + 4, mask=valid, other=0.0), mask=valid)
