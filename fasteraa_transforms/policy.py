@@ -291,11 +291,6 @@ class _Tables:
     cumulative: Tensor  # float64 [L, K, N], upper ends of the candidates' shares of [0, 1); inf from the last one on
     operation: Tensor  # int64 [L, K, N]
     probability: Tensor  # float64 [L, K, N]
-    magnitude: Tensor  # float64 [L, K, N], 0 where there is none, negative where the sign is fixed to -1
-    drawn_sign: Tensor  # bool [L, K, N], whether each image draws the sign
-    weakest: Tensor  # float64 [operations]
-    span: Tensor  # float64 [operations], severest - weakest
-    whole: Tensor  # bool [operations]
     parameter: Tensor  # float64 [2, L, K, N], physical parameter: as the sign says, and with the other sign if drawn
 
 
@@ -758,44 +753,28 @@ class Policy:
         return self._tables[device]
 
     def _made_tables(self) -> _Tables:
-        operations = list(OPERATIONS.values())
         index = {name: i for i, name in enumerate(OPERATIONS)}
         widest = max(len(stage) for sub_policy in self._sub_policies for stage in sub_policy)
         shape = (len(self), self.stages, widest)
         cumulative = torch.full(shape, math.inf, dtype=torch.float64)
         operation = torch.zeros(shape, dtype=torch.int64)
-        probability, magnitude = torch.zeros(2, *shape, dtype=torch.float64)
-        drawn_sign = torch.zeros(shape, dtype=torch.bool)
+        probability = torch.zeros(shape, dtype=torch.float64)
+        parameter = torch.zeros(2, *shape, dtype=torch.float64)
         for i, sub_policy in enumerate(self._sub_policies):
             for k, stage in enumerate(sub_policy):
                 n = len(stage)
                 # The last end stays inf: rounding may leave the sum below 1 and a draw above it.
                 weights = torch.tensor([candidate.weight for candidate in stage], dtype=torch.float64)
                 cumulative[i, k, : n - 1] = weights.cumsum(0)[:-1]
-                operation[i, k, :n] = torch.tensor([index[candidate.operation] for candidate in stage])
-                probability[i, k, :n] = torch.tensor(
-                    [candidate.probability for candidate in stage], dtype=torch.float64
-                )
-                magnitude[i, k, :n] = torch.tensor(
-                    [(c.magnitude or 0.0) * (c.sign or 1) for c in stage], dtype=torch.float64
-                )
-                drawn_sign[i, k, :n] = torch.tensor([OPERATIONS[c.operation].signed and c.sign is None for c in stage])
-        weakest = torch.tensor([o.weakest for o in operations], dtype=torch.float64)
-        span = torch.tensor([o.severest - o.weakest for o in operations], dtype=torch.float64)
-        whole = torch.tensor([o.whole for o in operations])
-        signed = torch.stack((magnitude, torch.where(drawn_sign, -magnitude, magnitude)))
-        parameter = weakest[operation] + span[operation] * signed
-        return _Tables(
-            cumulative=cumulative,
-            operation=operation,
-            probability=probability,
-            magnitude=magnitude,
-            drawn_sign=drawn_sign,
-            weakest=weakest,
-            span=span,
-            whole=whole,
-            parameter=torch.where(whole[operation], parameter.round(), parameter),
-        )
+                for j, candidate in enumerate(stage):
+                    row = OPERATIONS[candidate.operation]
+                    drawn = row.signed and candidate.sign is None
+                    magnitude = (candidate.magnitude or 0.0) * (candidate.sign or 1)
+                    signed = torch.tensor([magnitude, -magnitude if drawn else magnitude], dtype=torch.float64)
+                    operation[i, k, j] = index[candidate.operation]
+                    probability[i, k, j] = candidate.probability
+                    parameter[:, i, k, j] = row.parameter(signed)
+        return _Tables(cumulative=cumulative, operation=operation, probability=probability, parameter=parameter)
 
 
 def read_text(source: str) -> str:
