@@ -163,7 +163,7 @@ def brightness(image: Image.Image, factor: float) -> Image.Image:
 
 
 def contrast(image: Image.Image, factor: float) -> Image.Image:
-    # Counting takes half as long as to get at the bytes of the pixels.
+    # Counting is faster than getting at the bytes of the pixels.
     total = sum(map(operator.mul, image.convert("L").histogram(), range(256)))
     mean = int(total / (image.width * image.height) + 0.5)
     return _look_up(image, contrast_table(mean, factor))

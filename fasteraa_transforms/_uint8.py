@@ -252,7 +252,7 @@ translate_y = _translate(_geometry.translate_y_matrix, 2)
 
 def flip(images: Images, _: Parameters) -> Images:
     if images.shape[-1] % 8:
-        return np.ascontiguousarray(images[..., ::-1])
+        return images[..., ::-1].copy(order="C")  # also where the width is 1, and a view would be contiguous
     # Eight pixels at a time: three times as fast as one by one.
     return np.ascontiguousarray(images).view(np.uint64)[..., ::-1].byteswap().view(np.uint8)
 

@@ -680,7 +680,7 @@ class Policy:
 
         sub_policy = _whole(uniform[:, 0], len(self))  # [B]
         candidate = (choice[..., None] >= tables.cumulative[sub_policy]).sum(-1)  # [B, K]
-        # Into the flattened tables: an index for each of their dimensions takes three times as long.
+        # Into the flattened tables: one index for all of them.
         place = (sub_policy[:, None] * stages + torch.arange(stages, device=device)) * tables.operation.shape[-1]
         place += candidate
         image = torch.arange(batch_size, device=device)[:, None]  # [B, 1]

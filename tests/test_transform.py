@@ -789,3 +789,10 @@ def test_the_shipped_cifar10_policy_is_a_whole_search_of_the_papers_settings() -
     assert (provenance["dataset"], provenance["images"], provenance["epochs"]) == ("cifar10", 4000, 20)
     assert provenance["settings"]["batch_size"] == 128
     assert provenance["diagnosis"]["strength_start"] > 0
+
+
+def test_the_flip_of_an_image_one_pixel_wide_shares_no_memory_with_it() -> None:
+    image = torch.zeros(3, 2, 1, dtype=torch.uint8)
+    mirror = FasterAutoAugment(Policy([[[{"operation": "flip", "weight": 1, "probability": 1}]]]))
+    mirror(image).fill_(1)
+    assert image.sum() == 0
