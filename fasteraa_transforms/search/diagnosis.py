@@ -220,11 +220,11 @@ class Diagnosis:
     def _trials(self) -> list[str]:
         if not self.trials:
             return []
-        found = ", ".join(
-            f"{trial.error:.1%} at {trial.strength:.3f}" if trial.fraction else f"{trial.error:.1%} without augmentation"
+        errors = ", ".join(
+            f"{trial.error:.1%} " + (f"at {trial.strength:.3f}" if trial.fraction else "without augmentation")
             for trial in self.trials
         )
-        return [f"Error of small networks on held-out images, by the strength of the policy they trained with: {found}."]
+        return [f"Held-out error of small networks, by the strength of the policy that they trained with: {errors}."]
 
     def _change(self, name: str) -> str:
         return f"{name} {self.share_start[name]:.3f} → {self.share_end[name]:.3f}"

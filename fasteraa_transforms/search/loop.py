@@ -9,9 +9,9 @@ Real and augmented images go through the critic in one batch. The public referen
 critic with batch norm then normalises away what tells the two apart: it is not one function of which two means are
 compared, and its Wasserstein estimate stays near zero.
 
-Beyond the paper, where a target is given, the strength E|S(X) - X| of the policy is kept from falling below it: the
-policy's loss has the strength with a multiplier that rises while it falls short and sinks to zero while it does not (dual
-ascent). The critic then decides which changes are plausible, not whether to change.
+Beyond the paper, where a target is given, the strength E|S(X) - X| of the policy is kept from falling below it. It
+counts in the policy's loss, with a multiplier that rises while the strength falls short and sinks to zero while it does
+not (dual ascent). The critic then decides which changes are plausible, not whether to change.
 """
 
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ STEP_METRICS = (
 the displacement is mean |S(X) - X| of the relaxed policy, over pixels in [0, 1]."""
 
 PROPORTIONAL = 1.0
-"""How much the multiplier of a step stands above its own value where the policy has no strength at all: what damps it."""
+"""What the multiplier has on top of its own value in a step where the policy has no strength at all: it damps."""
 
 
 @dataclass
@@ -197,7 +197,7 @@ class Objective:
         policy_loss = -scores.mean() + self.classification_weight * class_loss_augmented
         if self.target is not None:
             shortfall = 1 - displacement.detach() / self.target
-            # A critic of slope 1 changes by this at most, per unit of displacement that is spread evenly over the image.
+            # What a critic of slope 1 changes by, at most, where the displacement is spread evenly over the image.
             unit = images[0].numel() ** 0.5 / self.std.mean()
             pull = (state.multiplier + PROPORTIONAL * shortfall).clamp(min=0)
             policy_loss = policy_loss - pull * unit * displacement

@@ -288,7 +288,8 @@ class _Run:
             if settings.strengths and not self.trials:
                 self._choose()
         except KeyboardInterrupt as interrupt:
-            where = f"in epoch {state.epoch + 1} of {settings.epochs}"
+            done = state.epoch == settings.epochs
+            where = "while choosing the strength" if done else f"in epoch {state.epoch + 1} of {settings.epochs}"
             if folder is None:
                 raise SearchInterrupted(
                     f"interrupted {where}; nothing was kept, since no folder was given"
@@ -344,7 +345,9 @@ class _Run:
         trials = []
         for fraction, each in found:
             policy.load_state_dict(each["policy"])
-            exact = policy.to_policy(prune=settings.prune)
+            exact = policy.to_policy(f"{self.name} at {fraction:g}", prune=settings.prune)
+            if self.folder is not None:
+                exact.save(self.folder.path / f"strength-{fraction:g}.json")
             error, loss = cross_validate(
                 exact if fraction else None,
                 self.data,
@@ -448,7 +451,7 @@ class _Run:
             accuracy_clean=self.last_epoch.get("accuracy_real", 0.0),
             accuracy_augmented=self.last_epoch.get("accuracy_augmented", 0.0),
             chance=1 / self.data.classes,
-            accuracy_classifier=self.classifier and self.classifier["accuracy"],
+            accuracy_classifier=None if self.classifier is None else self.classifier["accuracy"],
             trials=self.trials,
         )
 

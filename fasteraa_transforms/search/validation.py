@@ -20,7 +20,7 @@ Augment = Callable[[Tensor], Tensor]
 
 
 def train_small(
-    data: ImageSet, augment: Augment | None, *, size: tuple[int, int], padding: int, flip: bool, epochs: int, seed: int
+    data: ImageSet, augment: Augment | None, *, size: tuple[int, int], padding: int, flip: bool, steps: int, seed: int
 ) -> nn.Module:
     """Train three convolutions and a linear layer: augmented images first, then the baseline crop and flip.
 
@@ -33,7 +33,7 @@ def train_small(
         size: (height, width) of the crop.
         padding: zeros on every side before the crop.
         flip: whether to mirror with chance 1/2.
-        epochs: passes over ``data``.
+        steps: of training, in shuffled passes over ``data``.
         seed: of all draws but those of ``augment``.
 
     Returns:
@@ -47,19 +47,21 @@ def train_small(
         torch.default_generator.manual_seed(seed)
         network = _Small(channels, data.classes, mean, std, size)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    steps = epochs * -(-len(data.images) // BATCH)
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
-    for _ in range(epochs):
-        for index in torch.randperm(len(data.images), generator=generator, device=device).split(BATCH):
-            images = data.images[index]
-            images = images if augment is None else augment(images)
-            images = baseline(images, size=size, padding=padding, flip=flip, generator=generator)
-            loss = F.cross_entropy(network(images), data.labels[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+    rest: list[Tensor] = []
+    for _ in range(steps):
+        if not rest:
+            rest = list(torch.randperm(len(data.images), generator=generator, device=device).split(BATCH))
+        index = rest.pop()
+        images = data.images[index]
+        images = images if augment is None else augment(images)
+        images = baseline(images, size=size, padding=padding, flip=flip, generator=generator)
+        loss = F.cross_entropy(network(images), data.labels[index])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
     return network.eval()
 
 
@@ -112,7 +114,7 @@ def cross_validate(
         size: (height, width) of the crop.
         padding: zeros on every side before the crop.
         flip: whether the baseline mirrors with chance 1/2.
-        epochs: passes over the images of each network.
+        epochs: each network is trained for as many steps as so many passes over all of ``data`` take.
         seed: of all draws.
 
     Returns:
@@ -127,6 +129,7 @@ def cross_validate(
     """
     order = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(seed)).to(data.images.device)
     folds = order.tensor_split(FOLDS)
+    steps = epochs * -(-len(data.images) // BATCH)
     totals = [0.0, 0.0]
     for i, held_out in enumerate(folds):
         rest = torch.cat([fold for j, fold in enumerate(folds) if j != i])
@@ -134,7 +137,7 @@ def cross_validate(
         if policy is not None:
             augment = FasterAutoAugment(policy, generator=torch.Generator().manual_seed(seed + i))
         part = ImageSet(data.images[rest], data.labels[rest], data.classes)
-        network = train_small(part, augment, size=size, padding=padding, flip=flip, epochs=epochs, seed=seed + i)
+        network = train_small(part, augment, size=size, padding=padding, flip=flip, steps=steps, seed=seed + i)
         unseen = ImageSet(data.images[held_out], data.labels[held_out], data.classes)
         for k, value in enumerate(evaluate(network, unseen, size=size)):
             totals[k] += value * len(held_out)
