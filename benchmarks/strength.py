@@ -29,7 +29,7 @@ from fasteraa_transforms import FasterAutoAugment, Policy, RelaxedPolicy
 from fasteraa_transforms.search import Settings, load_images, open_dataset, search
 from fasteraa_transforms.search.data import RECIPES, ImageSet
 from fasteraa_transforms.search.diagnosis import strength
-from fasteraa_transforms.search.validation import BATCH, evaluate, train_small
+from fasteraa_transforms.search.validation import evaluate, train_small
 
 Row = dict[str, Any]
 Train = Callable[[Callable[[Tensor], Tensor] | None], Row]
@@ -102,11 +102,12 @@ class Round:
         yield "none", lambda: self.train(None)
         yield "TrivialAugment", lambda: self.train(trivial_augment)
         yield "random start", lambda: self.train_with(self.random(self.seed, PAPER))
+        yield "random start, probabilities × 0.25", lambda: self.train_with(self.random(self.seed, PAPER, 0.25))
         yield "random, fresh", lambda: self.train_with(self.random(self.seed + 1000, PAPER))
         yield "random start of the default", lambda: self.train_with(self.random(self.seed, Settings()))
         for fraction in FRACTIONS:
             if fraction < 1:
-                name = f"the same, probabilities × {fraction:g}"
+                name = f"random start of the default, probabilities × {fraction:g}"
                 yield name, lambda f=fraction: self.train_with(self.random(self.seed, Settings(), f))
         for name in VARIANTS:
             yield name, lambda name=name: self.train_with(self.search(name))
@@ -129,8 +130,8 @@ class Round:
         if "classifier_epochs" in mine:
             mine["classifier_epochs"] = -(-self.options.classifier_steps // per_epoch)
         if "strengths" in mine and name != DEFAULT:
-            mine |= {"strengths": (1.0,), "validation_epochs": 1}  # there is no choice
-        mine = {"validation_epochs": self.options.epochs} | mine
+            mine |= {"strengths": (1.0,), "validation_steps": 1}  # there is no choice
+        mine = {"validation_steps": self.options.network_steps} | mine
         return Settings.paper(
             **mine,
             epochs=-(-self.options.steps // per_epoch),
@@ -179,8 +180,9 @@ class Round:
             for i in range(self.options.trainings):
                 seed = 100 * self.seed + i
                 torch.manual_seed(seed)  # TrivialAugment draws from it
-                steps = self.options.epochs * -(-self.count // BATCH)
-                network = train_small(self.subset, augment, **self.preprocessing, steps=steps, seed=seed)
+                network = train_small(
+                    self.subset, augment, **self.preprocessing, steps=self.options.network_steps, seed=seed
+                )
                 tested.append(evaluate(network, self.test, size=self.size))
         errors, losses = zip(*tested, strict=True)
         return {"error": errors, "loss": losses}
@@ -267,8 +269,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--test-images", type=int, default=1600)
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--trainings", type=int, default=2, help="networks for each policy")
-    parser.add_argument("--epochs", type=int, default=Settings().validation_epochs, help="of a network's training")
-    parser.add_argument("--steps", type=int, default=360, help="of a search")
+    parser.add_argument("--network-steps", type=int, default=300, help="of a network's training")
+    parser.add_argument("--steps", type=int, default=300, help="of a search")
     parser.add_argument("--classifier-steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=64, help="of a search")
     parser.add_argument("--critic", default="small")

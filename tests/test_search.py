@@ -32,7 +32,7 @@ HELD = dataclasses.replace(
     policy_learning_rate=1e-2,
     classifier_epochs=2,
     strengths=(2.0, 1.5, 0.0),  # more than there is in the beginning, so that the multiplier rises at once
-    validation_epochs=2,
+    validation_steps=2,
     num_images=48,
 )
 
@@ -422,7 +422,7 @@ def test_the_papers_settings() -> None:
         "selection_temperature",
         "chunk_size",
         "multiplier_rate",
-        "validation_epochs",
+        "validation_steps",
         "num_images",
         "image_size",
     ],

@@ -94,7 +94,7 @@ def test_the_folder_of_a_run_is_named_after_its_dataset(tmp_path: Path, monkeypa
 
 @pytest.mark.usefixtures("_no_curves")
 def test_presets(tmp_path: Path) -> None:
-    sizes = flags("--num-images 64 --batch-size 32 --sub-policies 3 --stages 1 --image-size 8 --validation-epochs 1")
+    sizes = flags("--num-images 64 --batch-size 32 --sub-policies 3 --stages 1 --image-size 8 --validation-steps 1")
     options = flags("--epochs 2 --strengths 0.5 0 --classifier-epochs 1")
     assert main([*sizes, *options, "--out", str(tmp_path / "default")]) == 0
     changes = {
@@ -103,7 +103,7 @@ def test_presets(tmp_path: Path) -> None:
         "sub_policies": 3,
         "stages": 1,
         "image_size": 8,
-        "validation_epochs": 1,
+        "validation_steps": 1,
     }
     held = {"epochs": 2, "strengths": (0.5, 0.0), "classifier_epochs": 1}
     assert RunFolder(tmp_path / "default").load_settings() == Settings(**changes, **held)
@@ -113,7 +113,7 @@ def test_presets(tmp_path: Path) -> None:
 
 def test_a_folder_of_an_earlier_version_has_the_papers_settings(tmp_path: Path) -> None:
     fields = dataclasses.asdict(Settings.paper(seed=4))
-    for name in ("classifier_epochs", "strengths", "multiplier_rate", "validation_epochs"):
+    for name in ("classifier_epochs", "strengths", "multiplier_rate", "validation_steps"):
         del fields[name]
     RunFolder(tmp_path).replace_json(tmp_path / "settings.json", {"settings": fields})
     assert RunFolder(tmp_path).load_settings() == Settings.paper(seed=4)

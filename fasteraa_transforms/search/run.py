@@ -354,7 +354,7 @@ class _Run:
                 size=self.size,
                 padding=self.recipe.padding,
                 flip=self.recipe.flip,
-                epochs=settings.validation_epochs,
+                steps=settings.validation_steps,
                 seed=settings.seed,
             )
             strength = diagnosis.strength(exact, self.probe)

@@ -15,7 +15,7 @@ class Settings:
 
     Example:
         >>> Settings().strengths, Settings.paper().strengths
-        ((0.5, 0.25, 0.125, 0.0), ())
+        ((1.0, 0.5, 0.25, 0.0), ())
     """
 
     epochs: int = 60
@@ -42,14 +42,14 @@ class Settings:
     classifier_epochs: int = 40
     """Passes over the subset that train the classifier alone, before the search, so that it can guard the classes; the
     paper: 0."""
-    strengths: tuple[float, ...] = (0.5, 0.25, 0.125, 0.0)
+    strengths: tuple[float, ...] = (1.0, 0.5, 0.25, 0.0)
     """Strengths to hold the policy at, one after another, as fractions of that of the random start; held-out images
     choose among the policies found. 0 is no augmentation, which takes no search. None given, as in the paper: nothing
     holds the strength, and nothing is chosen."""
     multiplier_rate: float = 0.05
     """How fast the multiplier of the strength rises, a step, where there is none at all."""
-    validation_epochs: int = 40
-    """Passes over the subset for each of the small networks that choose among the strengths."""
+    validation_steps: int = 1000
+    """Steps of training for each of the small networks that choose among the strengths, with batches of 50."""
     policy_learning_rate: float = 1e-2
     """Adam's, for weights, probabilities and magnitudes; the paper: 1e-3."""
     critic_learning_rate: float = 1e-3
@@ -62,8 +62,9 @@ class Settings:
     """Weight of the gradient penalty."""
     temperature: float = 0.05
     """λ, of the relaxed Bernoulli gates."""
-    selection_temperature: float = 0.05
-    """η, of the softmax over operations."""
+    selection_temperature: float = 1.0
+    """η, of the softmax over operations; the paper: 0.05. At 1 a stage starts with all operations nearly alike, and the
+    search tilts the balance; at 0.05 it soon picks one operation."""
     chunk_size: int = 1
     """Consecutive images that share a sub-policy. 1: each image draws its own; the paper: 8 (16 for ImageNet)."""
     prune: float = 0.01
@@ -83,7 +84,7 @@ class Settings:
             "selection_temperature",
             "chunk_size",
             "multiplier_rate",
-            "validation_epochs",
+            "validation_steps",
         )
         for name in (*positive, "num_images", "image_size"):
             value = getattr(self, name)
@@ -118,6 +119,7 @@ class Settings:
             "classification_weight": 0.1,
             "classifier_epochs": 0,
             "strengths": (),
+            "selection_temperature": 0.05,
         }
         return cls(**settings | changes)
 
