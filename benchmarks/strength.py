@@ -264,16 +264,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--work", type=Path, default=Path("runs/strength"), help="folder of the searches")
     parser.add_argument("--data-dir", default="data")
-    parser.add_argument("--images", type=int, nargs="+", default=[150, 300], help="sizes of the subset")
+    parser.add_argument("--images", type=int, nargs="+", default=[60, 150], help="sizes of the subset")
     parser.add_argument("--size", type=int, default=32, help="side of the images in pixels")
     parser.add_argument("--test-images", type=int, default=1600)
     parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--trainings", type=int, default=2, help="networks for each policy")
     parser.add_argument("--network-steps", type=int, default=300, help="of a network's training")
-    parser.add_argument("--steps", type=int, default=300, help="of a search")
+    parser.add_argument("--steps", type=int, default=240, help="of a search")
     parser.add_argument("--classifier-steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=64, help="of a search")
     parser.add_argument("--critic", default="small")
+    parser.add_argument("--arms", nargs="+", help="only these, by the names in the report; all by default")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no arm after so long")
     parser.add_argument("--report", action="store_true", help="only make the report of the rows that are there")
     return parser.parse_args()
@@ -289,11 +291,13 @@ def main() -> None:
         for row in map(json.loads, kept.read_text().splitlines() if kept.exists() else [])
     }
     dataset = None if options.report else open_dataset(options.dataset, data_dir=options.data_dir)
-    for seed in range(options.seeds if dataset else 0):
+    for seed in range(options.first_seed, options.first_seed + options.seeds if dataset else 0):
         most = max(options.images) + options.test_images
         pool = load_images(dataset, num_images=most, size=(options.size, options.size), seed=1000 + seed)
         for count in options.images:
             for name, arm in Round(pool, count, seed, options).arms():
+                if options.arms and name not in options.arms:
+                    continue
                 if (count, seed, name) in done or time.monotonic() - began > 60 * options.minutes:
                     continue
                 start = time.perf_counter()

@@ -161,12 +161,12 @@ class Diagnosis:
     @property
     def close_to_start(self) -> bool:
         """Whether the policy ended near its random start; one that lost its strength did not."""
-        return self.drift < CLOSE_TO_START and not self.collapsed and not self.nothing_chosen
+        return self.drift < CLOSE_TO_START and not self.collapsed
 
     @property
     def collapsed(self) -> bool:
         """Whether the policy lost most of its strength, or of the one that it was to be held at."""
-        wanted = self.chosen.target if self.chosen else self.strength_start
+        wanted = self.strength_start if self.chosen is None else self.chosen.target
         return self.strength_end < COLLAPSED * wanted
 
     @property
@@ -187,8 +187,6 @@ class Diagnosis:
     def verdict(self) -> str:
         """The diagnosis in plain words, several lines."""
         lines = []
-        if self.nothing_chosen:
-            lines.append("No augmentation was best on held-out images: this policy does nothing.")
         moved = f"{self.drift:.0%} of the distance between two random starts"
         if self.close_to_start:
             lines.append(f"Close to the random start: the parameters moved {moved}.")
@@ -196,7 +194,7 @@ class Diagnosis:
             lines.append(f"The parameters moved {moved}.")
         change = f"mean displacement of the images {self.strength_start:.3f} at the start, {self.strength_end:.3f} now"
         if self.nothing_chosen:
-            pass  # said above, and the parameters are not the search's
+            lines.append(f"No augmentation was best on held-out images, so this policy does nothing: {change}.")
         elif self.collapsed:
             lines.append(f"Collapsed to the identity: {change}. The objective is best served by doing nothing.")
         else:
@@ -213,18 +211,16 @@ class Diagnosis:
         ranked = sorted(changes, key=lambda name: changes[name])
         lines.append("Lost most share: " + ", ".join(self._change(name) for name in ranked[:3]) + ".")
         lines.append("Gained most share: " + ", ".join(self._change(name) for name in reversed(ranked[-3:])) + ".")
-        lines += self._trials()
-        lines.append("Whether the policy helps training is not measured by a search; compare it with a random one.")
+        if self.trials:
+            errors = ", ".join(
+                f"{trial.error:.1%} " + (f"at {trial.strength:.3f}" if trial.fraction else "without augmentation")
+                for trial in self.trials
+            )
+            lines.append(f"Held-out error of small networks, by the strength of the policy they had: {errors}.")
+            lines.append("Whether the policy helps a larger network is not measured; compare it with a random one.")
+        else:
+            lines.append("Whether the policy helps training is not measured by a search; compare it with a random one.")
         return "\n".join(lines)
-
-    def _trials(self) -> list[str]:
-        if not self.trials:
-            return []
-        errors = ", ".join(
-            f"{trial.error:.1%} " + (f"at {trial.strength:.3f}" if trial.fraction else "without augmentation")
-            for trial in self.trials
-        )
-        return [f"Held-out error of small networks, by the strength of the policy that they trained with: {errors}."]
 
     def _change(self, name: str) -> str:
         return f"{name} {self.share_start[name]:.3f} → {self.share_end[name]:.3f}"
