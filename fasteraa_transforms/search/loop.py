@@ -95,7 +95,7 @@ class SearchState:
         if state["cuda_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_generator"].cpu(), self.generator.device)
         self.epoch = state["epoch"]
-        self.multiplier = state["multiplier"].to(self.multiplier.device)
+        self.multiplier = state.get("multiplier", torch.zeros(())).to(self.multiplier.device)
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ class RunFolder:
     def load_settings(self) -> Settings:
         """The settings of the run in the folder."""
         fields = json.loads(self.settings.read_text())["settings"]
-        # Runs of a time before the strength could be held are the paper's.
+        # A run of before the strength could be held has the paper's value of what it does not name.
         tuples = {name: tuple(fields[name]) for name in ("betas", "strengths") if name in fields}
         return Settings.paper(**{**fields, **tuples})
 
@@ -259,8 +259,8 @@ class _Run:
             state.load_state_dict(saved["state"])
             self.start.load_state_dict(saved["start"])
             self.seconds, self.last_epoch = saved["seconds"], saved["last_epoch"]
-            self.classifier, self.found = saved["classifier"], saved["found"]
-            self.trials = tuple(diagnosis.Trial(**trial) for trial in saved["trials"])
+            self.classifier, self.found = saved.get("classifier"), saved.get("found", [])
+            self.trials = tuple(diagnosis.Trial(**trial) for trial in saved.get("trials", ()))
             folder.forget_after(state.epoch)
         elif folder is not None:
             resolved = {
@@ -329,10 +329,9 @@ class _Run:
         if self.folder is not None:
             self._save()
 
-    def _fraction(self, epoch: int) -> float | None:
-        """The strength that an epoch, counted from 0, is held at, as a fraction of the start's."""
-        held = self.settings.held
-        return held[epoch * len(held) // self.settings.epochs] if held else None
+    def _turn(self, epoch: int) -> int:
+        """Which of the strengths has its turn in an epoch, counted from 0; as many as there are once all is done."""
+        return epoch * len(self.settings.held) // self.settings.epochs
 
     def _choose(self) -> None:
         """Keep the policy of the strength that held-out images prefer."""
@@ -374,8 +373,8 @@ class _Run:
         began = time.perf_counter()
         on_cpu = self.data.images.device.type == "cpu"
         measured: list[Tensor] = []
-        fraction = self._fraction(state.epoch)
-        target = None if fraction is None else fraction * self.strength_start
+        turn = self._turn(state.epoch)
+        target = settings.held[turn] * self.strength_start if settings.held else None
         objective = dataclasses.replace(self.objective, target=target)
         done = state.epoch * self.steps_per_epoch
         with tqdm(
@@ -401,7 +400,7 @@ class _Run:
             for i, row in enumerate(values)
         ]
         self.last_epoch = dict(zip(STEP_METRICS, values.mean(0).tolist(), strict=True))
-        if settings.held and (state.epoch == settings.epochs or self._fraction(state.epoch) != fraction):
+        if self._turn(state.epoch) != turn:  # the last epoch of this strength
             policy = {name: value.detach().clone() for name, value in state.policy.state_dict().items()}
             self.found.append({"policy": policy, "last_epoch": self.last_epoch})
         rows.append(self._epoch_row(self.last_epoch))
@@ -460,8 +459,8 @@ class _Run:
         provenance: dict[str, object] = {
             "dataset": self.name,
             "images": len(self.data.images),
-            "settings": dataclasses.asdict(self.settings) | {"betas": list(self.settings.betas)},
-            "recipe": json.loads(json.dumps(dataclasses.asdict(self.recipe))),
+            "settings": _as_json(self.settings),
+            "recipe": _as_json(self.recipe),
             "precision": str(self.objective.precision).removeprefix("torch."),
             "epochs": self.state.epoch,
             "steps": self.state.epoch * self.steps_per_epoch,
@@ -470,7 +469,7 @@ class _Run:
             "threads": torch.get_num_threads(),
             "versions": {name: version(name) for name in ("torch", "torchvision", "pillow", "numpy")},
             "last_epoch": self.last_epoch,
-            "diagnosis": dataclasses.asdict(found),
+            "diagnosis": _as_json(found),
         }
         return self.state.policy.to_policy(self.name, prune=self.settings.prune, provenance=provenance)
 
@@ -502,6 +501,11 @@ class _Run:
         if self.progress:
             print(found.verdict())
         return policy
+
+
+def _as_json(value: Settings | Recipe | diagnosis.Diagnosis) -> dict[str, Any]:
+    """As it is read back from a file, with lists for tuples."""
+    return json.loads(json.dumps(dataclasses.asdict(value)))
 
 
 def _adam(module: torch.nn.Module, learning_rate: float, betas: tuple[float, float]) -> torch.optim.Adam:

@@ -18,7 +18,7 @@ class Settings:
         ((1.0, 0.5, 0.25, 0.0), ())
     """
 
-    epochs: int = 60
+    epochs: int = 30
     """Passes over the subset, divided among the strengths; the paper: 20."""
     batch_size: int = 128
     """Images a step: half of them are augmented, the other half stay as the real sample."""
@@ -39,7 +39,7 @@ class Settings:
     critic: str | None = None
     """small, wrn40_2, resnet50, or module:callable taking the number of channels; none: small for digits, else by the
     size of the images: small up to 16 pixels, wrn40_2 up to 64, else resnet50."""
-    classifier_epochs: int = 40
+    classifier_epochs: int = 20
     """Passes over the subset that train the classifier alone, before the search, so that it can guard the classes; the
     paper: 0."""
     strengths: tuple[float, ...] = (1.0, 0.5, 0.25, 0.0)
@@ -48,9 +48,9 @@ class Settings:
     holds the strength, and nothing is chosen."""
     multiplier_rate: float = 0.05
     """How fast the multiplier of the strength rises, a step, where there is none at all."""
-    validation_steps: int = 1000
+    validation_steps: int = 500
     """Steps of training for each of the small networks that choose among the strengths, with batches of 50."""
-    policy_learning_rate: float = 1e-2
+    policy_learning_rate: float = 2e-2
     """Adam's, for weights, probabilities and magnitudes; the paper: 1e-3."""
     critic_learning_rate: float = 1e-3
     """Adam's, for the critic and classifier."""
