@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -242,10 +243,23 @@ def table(rows: Iterable[Row], count: int) -> list[str]:
 
 
 def report(out: Path, options: argparse.Namespace) -> None:
-    """Write results.json and README.md of the rows."""
+    """Write README.md of the rows."""
     rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
     chosen = [row for row in rows if row["arm"] == DEFAULT]
-    lines = [f"# What the ingredients of the search do: {options.dataset}", ""]
+    lines = [
+        f"# What the ingredients of the search do: {options.dataset}",
+        "",
+        f"Images of {options.size}×{options.size} pixels, up to {options.test_images} of them for the test. A search: "
+        f"{options.steps} steps of batch {options.batch_size}",
+        f"with the {options.critic} critic, after {options.classifier_steps} of the classifier alone where it is trained "
+        f"first. A network: {options.network_steps} steps.",
+        f"torch {torch.__version__}, torchvision {torchvision.__version__}, on the CPU.",
+        "",
+        "strength: mean |S(X) - X| on the subset. drift: distance of the parameters from their start, as a fraction of",
+        "that between two random starts. entropy: of the selection at the end (1: all alike). guard: accuracy of the",
+        "critic's class head on clean images in the last epoch.",
+        "",
+    ]
     for count in sorted({row["count"] for row in rows}):
         lines += table(rows, count)
     for count in sorted({row["count"] for row in chosen}):
