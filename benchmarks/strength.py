@@ -251,7 +251,7 @@ def report(out: Path, options: argparse.Namespace) -> None:
         "",
         f"Images of {options.size}×{options.size} pixels, up to {options.test_images} of them for the test. A search: "
         f"{options.steps} steps of batch {options.batch_size}",
-        f"with the {options.critic} critic, after {options.classifier_steps} of the classifier alone where it is trained "
+        f"with the {options.critic} critic, after {options.classifier_steps} of the classifier alone where it comes "
         f"first. A network: {options.network_steps} steps.",
         f"torch {torch.__version__}, torchvision {torchvision.__version__}, on the CPU.",
         "",
