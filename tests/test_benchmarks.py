@@ -1,4 +1,4 @@
-"""The benchmarks: that of the search step times two implementations of the same step; docs show what was measured."""
+"""The benchmarks: steps of the search, the comparison of policies, libraries; docs show what was measured."""
 
 import importlib.util
 import json
@@ -31,6 +31,11 @@ def load(name: str) -> ModuleType:
 @pytest.fixture(scope="module")
 def benchmark_module() -> ModuleType:
     return load("search_step")
+
+
+@pytest.fixture(scope="module")
+def comparison() -> ModuleType:
+    return load("strength")
 
 
 def states(module: ModuleType) -> tuple[SearchState, SearchState]:
@@ -167,3 +172,59 @@ def test_it_measures_and_writes(
         assert row["results"][augment.BASE]["ratio"] == 1
         assert 0 < row["results"][augment.OURS]["low"] <= row["results"][augment.OURS]["high"]
     assert capsys.readouterr().out.count("ratio to torchvision AutoAugment (hold to 0.20)") == 3
+
+
+# --- comparison of policies -------------------------------------------------------------------------------------------
+
+
+def test_intervals(comparison: ModuleType) -> None:
+    """Against the textbook: mean 2.5, deviation 1.291, t = 3.182 for 3 degrees of freedom."""
+    assert comparison.interval([1, 2, 3, 4]) == "+2.5 [+0.4, +4.6]"
+    assert comparison.interval([-1.0, -1.0, -1.0]) == "-1.0 [-1.0, -1.0]"
+    assert comparison.interval([0.25]) == "+0.2"
+
+
+def test_the_table_pairs_by_seed(comparison: ModuleType) -> None:
+    errors = {"none": (0.10, 0.20), "random, fresh": (0.12, 0.26), "TrivialAugment": (0.08, 0.18), "mine": (0.09, 0.19)}
+    rows = [
+        {"count": 60, "seed": seed, "arm": name, "error": [each[seed]], "strength": 0.1 + seed / 10}
+        for seed in (0, 1)
+        for name, each in errors.items()
+    ]
+    unfinished = {"count": 60, "seed": 2, "arm": "none", "error": [0.9]}
+    lines = comparison.table([*rows, unfinished], 60)
+    assert lines[0].startswith("60 images, 2 seeds, 1 networks each.")
+    (mine,) = (line for line in lines if line.startswith("| mine "))
+    cells = [cell.strip() for cell in mine.strip("|").split("|")]
+    assert cells[:3] == ["mine", "14.0 ± 7.1", "-1.0 [-1.0, -1.0]"]
+    assert cells[4] == "+1.0 [+1.0, +1.0]"
+    assert cells[5] == "0.150"
+
+
+def test_the_comparison_runs_and_resumes(
+    comparison: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    sizes = {"images": 60, "test-images": 50, "seeds": 1, "steps": 6, "network-steps": 3, "classifier-steps": 2}
+    default = comparison.DEFAULT
+    arms = ["none", "TrivialAugment", "random, fresh", "paper", default, "default, held at 0.5"]
+    command = ["strength.py", "digits", "--out", str(out), "--work", str(tmp_path / "work")]
+    command += [f"--{name}={value}" for name, value in sizes.items()]
+    monkeypatch.setattr(sys, "argv", [*command, "--arms", *arms])
+    comparison.main()
+    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    assert [row["arm"] for row in rows] == arms
+    assert all(0 < row["error"][0] <= 1 for row in rows)
+    by_arm = {row["arm"]: row for row in rows}
+    assert "drift" not in by_arm["none"]
+    assert by_arm["paper"]["trials"] == []
+    assert [trial["fraction"] for trial in by_arm[default]["trials"]] == list(comparison.Settings().strengths)
+    assert by_arm[default]["strength"] >= 0
+    report = (out / "README.md").read_text()
+    assert report.count("| paper |") == 1
+    assert "Strengths that the default search chose at 60 images: " in report
+
+    capsys.readouterr()
+    comparison.main()  # all of it is there
+    assert [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()] == rows
+    assert capsys.readouterr().out.strip() == report.strip()

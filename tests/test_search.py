@@ -17,15 +17,33 @@ from torch import Tensor, nn
 from fasteraa_transforms import FasterAutoAugment, Policy
 from fasteraa_transforms.operations import OPERATIONS
 from fasteraa_transforms.relaxed import Draw, RelaxedPolicy
-from fasteraa_transforms.search import Digits, SearchFailed, SearchInterrupted, Settings, load_images, pictures, search
+from fasteraa_transforms.search import (
+    Digits,
+    SearchFailed,
+    SearchInterrupted,
+    Settings,
+    load_images,
+    pictures,
+    run,
+    search,
+)
 from fasteraa_transforms.search.critic import Critic, make_backbone
 from fasteraa_transforms.search.loop import STEP_METRICS, Objective, SearchState, batches
 from fasteraa_transforms.search.run import RunFolder
-from fasteraa_transforms.search.settings import computes_in_bfloat16, pick_device
+from fasteraa_transforms.search.settings import PRESETS, computes_in_bfloat16, pick_device
 
-SMALL = Settings(epochs=3, num_images=256, batch_size=64, image_size=12, padding=1)
+SMALL = Settings.paper(epochs=3, num_images=256, batch_size=64, image_size=12, padding=1)
 STEPS_PER_EPOCH = 4
-TINY = Settings(epochs=2, batch_size=16, sub_policies=3, stages=1, num_images=32)
+TINY = Settings.paper(epochs=2, batch_size=16, sub_policies=3, stages=1, num_images=32)
+HELD = dataclasses.replace(
+    TINY,
+    epochs=3,
+    policy_learning_rate=1e-2,
+    classifier_epochs=2,
+    strengths=(2.0, 1.5, 0.0),  # more than there is in the beginning, so that the multiplier rises at once
+    validation_steps=2,
+    num_images=48,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -156,6 +174,8 @@ def test_a_step_is_that_of_algorithm_2(backbone: str) -> None:
         "policy_loss": policy_loss,
         "class_loss_augmented": class_loss_augmented,
         "accuracy_augmented": (logits.argmax(1) == labels[:half]).double().mean(),
+        "displacement": (policy(images[:half], draw) - images[:half]).abs().mean(),
+        "multiplier": torch.zeros((), dtype=torch.float64),
     }
     assert measured.keys() == expected.keys()
     for name, value in expected.items():
@@ -175,6 +195,75 @@ def test_a_step_is_that_of_algorithm_2(backbone: str) -> None:
         stepped = stepped if name == "weights" else stepped.clamp(0, 1)
         torch.testing.assert_close(mine.detach(), stepped, rtol=1e-5, atol=1e-7, msg=name)
         assert grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("ratio", [0.5, 2.0, 4.0])
+def test_the_multiplier_pulls_where_the_strength_falls_short(ratio: float) -> None:
+    """Twice the same step, with a target and without: what is added to the policy's gradient, by hand."""
+    free, held = make_state(critic_rate=0), make_state(critic_rate=0)
+    batch = make_batch()
+    draw = copy.deepcopy(free.policy).draw(6, generator=seeded(11))
+    measured = Objective(MEAN, STD).step(free, *batch)
+    displacement = measured[STEP_METRICS.index("displacement")].item()
+    held.multiplier = torch.tensor(0.3)
+    objective = Objective(MEAN, STD, target=ratio * displacement, multiplier_rate=0.2)
+    reference = copy.deepcopy(held.policy)
+    measured = objective.step(held, *batch)
+
+    shortfall = 1 - 1 / ratio
+    expected = max(0.3 + 0.2 * shortfall, 0)
+    assert held.multiplier.item() == pytest.approx(expected, rel=1e-5)
+    assert measured[STEP_METRICS.index("multiplier")].item() == pytest.approx(expected, rel=1e-5)
+    images = batch[0][:6]
+    strength = (reference(images, draw) - images).abs().mean()
+    pull = max(0.3 + shortfall, 0) * (2 * 8 * 8) ** 0.5 / STD.mean()
+    added = torch.autograd.grad(-pull * strength, list(reference.parameters()))
+    for one, other, more in zip(free.policy.parameters(), held.policy.parameters(), added, strict=True):
+        torch.testing.assert_close(other.grad, one.grad + more, rtol=1e-5, atol=1e-8)
+    assert (added[0].abs().sum() > 0) == (ratio > 1)  # enough strength: nothing pulls
+
+
+def test_the_multiplier_never_falls_below_zero() -> None:
+    state = make_state()
+    state.multiplier = torch.tensor(0.01)
+    Objective(MEAN, STD, target=1e-4).step(state, *make_batch())
+    assert state.multiplier.item() == 0
+
+
+def test_the_strength_is_held() -> None:
+    """Where nothing holds it, a class loss that only the identity serves takes the strength away."""
+    images = torch.rand(64, 1, 8, 8, generator=seeded(2))
+    labels = (images.mean((1, 2, 3)) > 0.5).long()
+    ends = []
+    for target in (None, 0.1):
+        torch.manual_seed(7)
+        policy = RelaxedPolicy(4, 2, generator=seeded(3))
+        critic = Critic(make_backbone("small", 1), classes=2, image_shape=(1, 8, 8))
+        adam = [torch.optim.Adam(part.parameters(), 0.02, (0.0, 0.999)) for part in (policy, critic)]
+        state = SearchState(policy, critic, *adam, seeded(11))
+        objective = Objective(torch.tensor([0.5]), torch.tensor([0.3]), target=target, multiplier_rate=0.2)
+        measured = [objective.step(state, images, labels)[STEP_METRICS.index("displacement")] for _ in range(80)]
+        ends.append(torch.stack(measured[-20:]).mean().item())
+    assert ends[0] < 0.6 * ends[1]
+    assert ends[1] == pytest.approx(0.1, rel=0.25)
+
+
+def test_the_classifiers_step_is_that_of_its_loss_alone() -> None:
+    state, twin, (images, labels) = make_state(), make_state(), make_batch()
+    policy = values_of(state.policy)
+    objective = Objective(MEAN, STD)
+    loss, accuracy = objective.classify(state, images, labels)
+    logits = plain_twin(twin.critic)(objective.normalise(images))[1]
+    expected = torch.nn.functional.cross_entropy(logits, labels)
+    torch.testing.assert_close(loss.double(), expected.detach(), rtol=1e-5, atol=0)
+    assert accuracy.item() == pytest.approx((logits.argmax(1) == labels).double().mean().item())
+    assert all(map(torch.equal, policy, values_of(state.policy)))
+    same = {
+        name
+        for (name, one), other in zip(state.critic.named_parameters(), twin.critic.parameters(), strict=True)
+        if torch.equal(one, other)
+    }
+    assert same == {name for name, _ in state.critic.named_parameters() if name.startswith("critic_head")}
 
 
 def test_a_step_writes_neither_into_the_batch_nor_keeps_a_graph() -> None:
@@ -319,13 +408,17 @@ def batch_maximum(data: Any) -> float:
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_defaults_are_the_papers() -> None:
-    settings = Settings()
+def test_the_papers_settings() -> None:
+    settings = Settings.paper()
     assert (settings.sub_policies, settings.stages, settings.epochs, settings.batch_size) == (10, 2, 20, 128)
     assert settings.policy_learning_rate == settings.critic_learning_rate == 1e-3
     assert settings.betas == (0.0, 0.999)
     assert (settings.classification_weight, settings.gradient_penalty_weight) == (0.1, 10.0)
     assert settings.temperature == settings.selection_temperature == 0.05
+    assert (settings.classifier_epochs, settings.strengths) == (0, ())
+    assert PRESETS["paper"] == settings
+    assert PRESETS["default"] == Settings()
+    assert Settings.paper(seed=3, epochs=1) == dataclasses.replace(settings, seed=3, epochs=1)
 
 
 @pytest.mark.parametrize(
@@ -338,6 +431,8 @@ def test_the_defaults_are_the_papers() -> None:
         "temperature",
         "selection_temperature",
         "chunk_size",
+        "multiplier_rate",
+        "validation_steps",
         "num_images",
         "image_size",
     ],
@@ -354,6 +449,15 @@ def test_settings_that_make_no_sense() -> None:
     with pytest.raises(ValueError, match=r"^padding should not be negative, but got -1 instead$"):
         Settings(padding=-1)
     assert Settings(padding=0).padding == 0
+    with pytest.raises(ValueError, match=r"^classifier_epochs should not be negative, but got -2 instead$"):
+        Settings(classifier_epochs=-2)
+    with pytest.raises(ValueError, match=r"^strengths should not be negative, but got \(0.5, -0.1\) instead$"):
+        Settings(strengths=(0.5, -0.1))
+    with pytest.raises(ValueError, match=r"^strengths should have one above 0, but got \(0.0,\) instead$"):
+        Settings(strengths=(0.0,))
+    with pytest.raises(ValueError, match=r"^epochs should be at least 1 for each of 3 strengths, but got 2 instead$"):
+        Settings(strengths=(0.5, 0.0, 0.25, 0.1), epochs=2)
+    assert Settings(strengths=(0.5, 0.0, 0.25)).held == (0.5, 0.25)
 
 
 def test_devices() -> None:
@@ -631,6 +735,72 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 
 
 @pytest.mark.usefixtures("_no_curves")
+@pytest.mark.parametrize("stop", ["classifier", "second strength", "choice"])
+def test_a_resumed_run_that_holds_the_strength_is_the_uninterrupted_one(
+    stop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = search(own_images(), HELD, out=tmp_path / "whole", progress=False)
+    with monkeypatch.context() as patch:
+        if stop == "second strength":
+            interrupt_step(patch, 8)
+        else:
+            owner, name = (Objective, "classify") if stop == "classifier" else (run, "cross_validate")
+            function, calls = getattr(owner, name), []
+
+            def interrupted(*args: Any, **keywords: Any) -> Any:
+                calls.append(None)
+                if len(calls) == 2:
+                    raise KeyboardInterrupt
+                return function(*args, **keywords)
+
+            patch.setattr(owner, name, interrupted)
+        with pytest.raises(SearchInterrupted) as caught:
+            search(own_images(), HELD, out=tmp_path / "run", progress=False)
+    where = {"classifier": "in epoch 1 of 3", "second strength": "in epoch 3 of 3", "choice": "while choosing"}
+    assert f"interrupted {where[stop]}" in str(caught.value)
+    resumed = search(own_images(), HELD, out=tmp_path / "run", resume=True, progress=False)
+    assert resumed == whole
+    assert without_time(resumed.provenance) == without_time(whole.provenance)
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    for fraction in ("2", "1.5", "0"):
+        name = f"strength-{fraction}.json"
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    one, other = (torch.load(tmp_path / name / "checkpoint.pt")["state"]["multiplier"] for name in ("run", "whole"))
+    assert torch.equal(one, other)
+    assert one > 0
+
+
+@pytest.mark.usefixtures("_no_curves")
+def test_the_strength_is_chosen_on_held_out_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = {"2": 0.9, "1.5": 0.3, "none": 0.6}
+    asked = []
+
+    def cross_validate(policy: Policy | None, data: Any, **options: Any) -> tuple[float, float]:
+        asked.append("none" if policy is None else policy.name.rpartition(" ")[2])
+        return 0.1, losses[asked[-1]]
+
+    monkeypatch.setattr(run, "cross_validate", cross_validate)
+    policy = search(own_images(), HELD, out=tmp_path / "one", progress=False)
+    assert asked == ["2", "1.5", "none"]
+    trials = policy.provenance["diagnosis"]["trials"]
+    assert [trial["chosen"] for trial in trials] == [False, True, False]
+    assert [trial["fraction"] for trial in trials] == [2, 1.5, 0]
+    assert [trial["loss"] for trial in trials] == [0.9, 0.3, 0.6]
+    start = policy.provenance["diagnosis"]["strength_start"]
+    assert [trial["target"] for trial in trials] == pytest.approx([2 * start, 1.5 * start, 0])
+    assert policy == Policy.load(tmp_path / "one" / "strength-1.5.json")
+    assert policy != Policy.load(tmp_path / "one" / "strength-2.json")
+
+    losses["none"] = 0.2
+    nothing = search(own_images(), HELD, out=tmp_path / "other", progress=False)
+    images = torch.stack([image for image, _ in own_images()])
+    assert torch.equal(FasterAutoAugment(nothing)(images), images)
+    assert not torch.equal(FasterAutoAugment(policy)(images), images)
+    verdict = json.loads((tmp_path / "other" / "diagnosis.json").read_text())["verdict"]
+    assert verdict[1].startswith("No augmentation was best on held-out images, so this policy does nothing: mean ")
+
+
+@pytest.mark.usefixtures("_no_curves")
 def test_resuming_goes_on_with_the_critics_own_randomness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = dataclasses.replace(TINY, critic=f"{__name__}:with_dropout")
     whole = search(own_images(), settings, out=tmp_path / "whole", progress=False)
@@ -752,7 +922,7 @@ def test_on_digits_the_operations_that_spoil_them_lose_their_share() -> None:
     """The paper's settings: 20 epochs of all digits, 280 steps; three seeds."""
     remaining = []
     for seed in range(3):
-        policy = search(Digits(), Settings(seed=seed), progress=False)
+        policy = search(Digits(), Settings.paper(seed=seed), progress=False)
         found = policy.provenance["diagnosis"]
         start, end = found["share_start"], found["share_end"]
         assert end["invert"] <= 0.5 * start["invert"]

@@ -28,7 +28,9 @@ def flags(text: str) -> list[str]:
     return text.split()
 
 
-TINY = flags("--epochs 2 --num-images 64 --batch-size 32 --sub-policies 3 --stages 1 --image-size 8 --padding 1")
+TINY = flags(
+    "--epochs 2 --num-images 64 --batch-size 32 --sub-policies 3 --stages 1 --image-size 8 --padding 1 --preset paper"
+)
 ENVIRONMENT = os.environ | {
     "OMP_NUM_THREADS": "1",
     "COLUMNS": "200",
@@ -58,7 +60,7 @@ def test_a_run_with_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main([*TINY, *arguments, "--policy-learning-rate", "0.01", "--out", str(out)]) == 0
     policy = Policy.load(out / "policy.json")
     assert (policy.name, len(policy), policy.stages) == ("digits", 3, 1)
-    assert RunFolder(out).load_settings() == Settings(
+    assert RunFolder(out).load_settings() == Settings.paper(
         epochs=2,
         num_images=64,
         batch_size=32,
@@ -99,6 +101,33 @@ def test_the_folder_of_a_run_is_named_after_its_dataset(tmp_path: Path, monkeypa
 
 
 @pytest.mark.usefixtures("_no_curves")
+def test_presets(tmp_path: Path) -> None:
+    sizes = flags("--num-images 64 --batch-size 32 --sub-policies 3 --stages 1 --image-size 8 --validation-steps 1")
+    options = flags("--epochs 2 --strengths 0.5 0 --classifier-epochs 1")
+    assert main([*sizes, *options, "--out", str(tmp_path / "default")]) == 0
+    changes = {
+        "num_images": 64,
+        "batch_size": 32,
+        "sub_policies": 3,
+        "stages": 1,
+        "image_size": 8,
+        "validation_steps": 1,
+    }
+    held = {"epochs": 2, "strengths": (0.5, 0.0), "classifier_epochs": 1}
+    assert RunFolder(tmp_path / "default").load_settings() == Settings(**changes, **held)
+    assert main([*sizes, "--preset=paper", "--epochs", "1", "--out", str(tmp_path / "paper")]) == 0
+    assert RunFolder(tmp_path / "paper").load_settings() == Settings.paper(**changes, epochs=1)
+
+
+def test_a_folder_of_an_earlier_version_has_the_papers_settings(tmp_path: Path) -> None:
+    fields = dataclasses.asdict(Settings.paper(seed=4))
+    for name in ("classifier_epochs", "strengths", "multiplier_rate", "validation_steps"):
+        del fields[name]
+    RunFolder(tmp_path).replace_json(tmp_path / "settings.json", {"settings": fields})
+    assert RunFolder(tmp_path).load_settings() == Settings.paper(seed=4)
+
+
+@pytest.mark.usefixtures("_no_curves")
 def test_a_folder_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     generator = torch.Generator().manual_seed(0)
     for name in ("cat", "dog"):
@@ -106,7 +135,7 @@ def test_a_folder_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         for i in range(8):
             image = torch.randint(0, 256, (10, 10 + i, 3), dtype=torch.uint8, generator=generator)
             Image.fromarray(image.numpy()).save(tmp_path / "pets" / name / f"{i}.png")
-    arguments = flags("--epochs 1 --batch-size 8 --sub-policies 2 --stages 1")
+    arguments = flags("--preset paper --epochs 1 --batch-size 8 --sub-policies 2 --stages 1")
     assert main([str(tmp_path / "pets"), *arguments, "--out", str(tmp_path / "run")]) == 2
     assert "give an image size" in capsys.readouterr().err
     assert main([str(tmp_path / "pets"), *arguments, "--image-size", "10", "--out", str(tmp_path / "run")]) == 0
@@ -333,7 +362,8 @@ def test_help_names_every_setting() -> None:
 def test_ctrl_c_and_resume(tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = flags(
-        "--epochs 4000 --num-images 64 --batch-size 32 --sub-policies 2 --stages 1 --image-size 8 --padding 1"
+        "--preset paper --epochs 4000 --num-images 64 --batch-size 32 --sub-policies 2 --stages 1 --image-size 8 "
+        "--padding 1"
     )
     process = subprocess.Popen(
         [sys.executable, "-m", MODULE, *arguments, "--out", str(out)],

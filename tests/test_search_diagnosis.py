@@ -22,6 +22,7 @@ from fasteraa_transforms.search import Digits
 from fasteraa_transforms.search.diagnosis import (
     Diagnosis,
     Distance,
+    Trial,
     effective_share,
     random_distance,
     selection_entropy,
@@ -269,6 +270,37 @@ def test_the_guard() -> None:
     found = diagnosis(relaxed(), relaxed(1), accuracy_clean=0.93, accuracy_augmented=0.81)
     assert "The classifier has 93% of clean images right (chance 10%), 81% of augmented ones." in found.verdict()
     assert "hardly" not in found.verdict()
+
+
+def test_the_strength_is_judged_by_the_one_it_was_held_at() -> None:
+    """A quarter of the start's strength is no collapse where it was asked for."""
+    held = Trial(fraction=0.25, target=0.03, strength=0.028, error=0.081, loss=0.3, chosen=True)
+    nothing = Trial(fraction=0.0, target=0.0, strength=0.0, error=0.094, loss=0.4)
+    strengths = {"strength_start": 0.12, "strength_end": 0.028}
+    assert diagnosis(relaxed(), relaxed(1), **strengths).collapsed
+    found = diagnosis(relaxed(), relaxed(1), **strengths, trials=(held, nothing))
+    assert not found.collapsed
+    assert not found.nothing_chosen
+    lines = found.verdict().splitlines()
+    assert lines[1] == "Strength held: mean displacement of the images 0.120 at the start, 0.028 now."
+    assert lines[-2] == (
+        "Held-out error of small networks, by the strength of the policy they had: "
+        "8.1% at 0.028, 9.4% without augmentation."
+    )
+    assert lines[-1] == "Whether the policy helps a larger network is not measured; compare it with a random one."
+    fallen = diagnosis(relaxed(), relaxed(1), strength_start=0.12, strength_end=0.01, trials=(held, nothing))
+    assert fallen.collapsed
+
+
+def test_no_augmentation_may_be_chosen() -> None:
+    trials = (Trial(0.5, 0.06, 0.061, 0.1, 0.4), Trial(0.0, 0.0, 0.0, 0.09, 0.3, chosen=True))
+    found = diagnosis(relaxed(), relaxed(1), strength_start=0.12, strength_end=0.0, trials=trials)
+    assert found.nothing_chosen
+    assert found.chosen == trials[1]
+    assert found.verdict().splitlines()[1] == (
+        "No augmentation was best on held-out images, so this policy does nothing: "
+        "mean displacement of the images 0.120 at the start, 0.000 now."
+    )
 
 
 def test_the_verdict_names_what_lost_and_what_gained() -> None:

@@ -5,15 +5,16 @@ folder with one folder of images a class, or ``module:callable`` for a dataset o
 webdataset.
 """
 
+import argparse
 import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fasteraa_transforms.search.data import RECIPES, open_dataset
 from fasteraa_transforms.search.run import RunFolder, SearchFailed, search
-from fasteraa_transforms.search.settings import Settings
+from fasteraa_transforms.search.settings import PRESETS, Settings
 from fasteraa_transforms.search.shards import Shards
 
 try:
@@ -51,6 +52,8 @@ class Command:
     """Let torchvision download the dataset (not possible for imagenet)."""
     affinity_diversity: bool = False
     """At the end, measure affinity and diversity of the policy (Gontijo-Lopes et al. 2020) by six small trainings."""
+    preset: Literal["default", "paper"] = "default"
+    """Where the settings start: paper has those of Hataya et al. 2020, to reproduce it."""
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
 
 
@@ -60,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     The exit status is 0, 1 if the search failed, 2 for unusable arguments or data, 130 if interrupted.
     """
     try:
-        command = tyro.cli(Command, prog="python -m fasteraa_transforms.search", args=arguments)
+        command = _parse(arguments)
         if command.resume is None:
             source, settings = _source(command), command.settings
             name = command.name or _name(source)
@@ -90,6 +93,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(f"wrote {out / 'policy.json'}; augment with FasterAutoAugment.from_pretrained({str(out / 'policy.json')!r})")
     return 0
+
+
+def _parse(arguments: list[str] | None) -> Command:
+    """The command line, with the settings of its preset as defaults."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset")
+    settings = PRESETS.get(first.parse_known_args(arguments)[0].preset, Settings())
+    default = Command(settings=settings)
+    return tyro.cli(Command, prog="python -m fasteraa_transforms.search", args=arguments, default=default)
 
 
 def _source(command: Command) -> dict[str, Any]:

@@ -102,6 +102,27 @@ def random_distance(policy: RelaxedPolicy, *, pairs: int = 20) -> Distance:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A strength that was tried, and what small networks trained with its policy did on held-out images.
+
+    Attributes:
+        fraction: of the strength of the random start that it should have; 0 is no augmentation.
+        target: the same as a strength, in [0, 1].
+        strength: of its policy as it is exported.
+        error: of networks trained with it, on held-out images, in [0, 1], mean over the folds.
+        loss: their cross entropy there, mean over the folds.
+        chosen: whether its policy is the one that was kept.
+    """
+
+    fraction: float
+    target: float
+    strength: float
+    error: float
+    loss: float
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """What a search did to its policy.
 
@@ -118,6 +139,9 @@ class Diagnosis:
         accuracy_clean: of the class head on real images, training mode, mean over the last epoch.
         accuracy_augmented: the same on augmented images.
         chance: accuracy of guessing, 1 / classes.
+        accuracy_classifier: of the class head on real images in the last epoch of its own training, which comes before
+            the search; None if it had none.
+        trials: the strengths that were tried; empty where the strength was not held.
     """
 
     drift: float
@@ -131,6 +155,8 @@ class Diagnosis:
     accuracy_clean: float
     accuracy_augmented: float
     chance: float
+    accuracy_classifier: float | None = None
+    trials: tuple[Trial, ...] = ()
 
     @property
     def close_to_start(self) -> bool:
@@ -139,8 +165,19 @@ class Diagnosis:
 
     @property
     def collapsed(self) -> bool:
-        """Whether the policy lost most of its strength."""
-        return self.strength_end < COLLAPSED * self.strength_start
+        """Whether the policy lost most of its strength, or of the one that it was to be held at."""
+        wanted = self.strength_start if self.chosen is None else self.chosen.target
+        return self.strength_end < COLLAPSED * wanted
+
+    @property
+    def chosen(self) -> Trial | None:
+        """The trial whose policy was kept, where strengths were tried."""
+        return next((trial for trial in self.trials if trial.chosen), None)
+
+    @property
+    def nothing_chosen(self) -> bool:
+        """Whether no augmentation was chosen over all that was searched."""
+        return self.chosen is not None and not self.chosen.fraction
 
     @property
     def guard_untrained(self) -> bool:
@@ -156,7 +193,9 @@ class Diagnosis:
         else:
             lines.append(f"The parameters moved {moved}.")
         change = f"mean displacement of the images {self.strength_start:.3f} at the start, {self.strength_end:.3f} now"
-        if self.collapsed:
+        if self.nothing_chosen:
+            lines.append(f"No augmentation was best on held-out images, so this policy does nothing: {change}.")
+        elif self.collapsed:
             lines.append(f"Collapsed to the identity: {change}. The objective is best served by doing nothing.")
         else:
             lines.append(f"Strength held: {change}.")
@@ -172,7 +211,15 @@ class Diagnosis:
         ranked = sorted(changes, key=lambda name: changes[name])
         lines.append("Lost most share: " + ", ".join(self._change(name) for name in ranked[:3]) + ".")
         lines.append("Gained most share: " + ", ".join(self._change(name) for name in reversed(ranked[-3:])) + ".")
-        lines.append("Whether the policy helps training is not measured by a search; compare it with a random one.")
+        if self.trials:
+            errors = ", ".join(
+                f"{trial.error:.1%} " + (f"at {trial.strength:.3f}" if trial.fraction else "without augmentation")
+                for trial in self.trials
+            )
+            lines.append(f"Held-out error of small networks, by the strength of the policy they had: {errors}.")
+            lines.append("Whether the policy helps a larger network is not measured; compare it with a random one.")
+        else:
+            lines.append("Whether the policy helps training is not measured by a search; compare it with a random one.")
         return "\n".join(lines)
 
     def _change(self, name: str) -> str:

@@ -26,6 +26,7 @@ from fasteraa_transforms.search.critic import Critic, fitting_backbone, make_bac
 from fasteraa_transforms.search.data import FOLDER_RECIPE, RECIPES, ImageSet, Recipe, Samples, load_images
 from fasteraa_transforms.search.loop import STEP_METRICS, Objective, SearchState, batches
 from fasteraa_transforms.search.settings import Settings, computes_in_bfloat16, pick_device
+from fasteraa_transforms.search.validation import cross_validate
 
 EXPLODED = 1e4
 """A gradient penalty above it, in the median step of an epoch, ends the search: a slope above 100 where 1 is wanted."""
@@ -59,7 +60,7 @@ def search(
         dataset: samples (image, label), the label a whole number; images PIL, arrays [H, W, C], or uint8, uint16 or
             float tensors [C, H, W]; all of one size, unless ``settings.image_size`` says what to resize to. A dataset
             that can only be iterated, such as `Shards`, is gone through once.
-        settings: all settings; the paper's if None.
+        settings: all settings; the defaults if None. ``Settings.paper()`` has the paper's.
         out: folder for ``policy.json``, ``settings.json``, ``metrics.jsonl``, ``diagnosis.json``, ``report.html``,
             TensorBoard events, a checkpoint an epoch and pictures; nothing is written if None.
         resume: continue from the checkpoint in ``out``. On the CPU the policy is bit for bit that of an uninterrupted
@@ -84,7 +85,7 @@ def search(
 
     Example:
         >>> from fasteraa_transforms.search import Digits, Settings, search
-        >>> policy = search(Digits(), Settings(epochs=1, num_images=256), progress=False)
+        >>> policy = search(Digits(), Settings.paper(epochs=1, num_images=256), progress=False)
         >>> len(policy), policy.stages
         (10, 2)
     """
@@ -169,7 +170,9 @@ class RunFolder:
     def load_settings(self) -> Settings:
         """The settings of the run in the folder."""
         fields = json.loads(self.settings.read_text())["settings"]
-        return Settings(**{**fields, "betas": tuple(fields["betas"])})
+        # A run of before the strength could be held has the paper's value of what it does not name.
+        tuples = {name: tuple(fields[name]) for name in ("betas", "strengths") if name in fields}
+        return Settings.paper(**{**fields, **tuples})
 
     def replace(self, path: Path, write: Callable[[Path], object]) -> None:
         """Write ``path`` through ``write`` to a temporary file that then takes its place."""
@@ -259,6 +262,7 @@ class _Run:
             gradient_penalty_weight=settings.gradient_penalty_weight,
             chunk_size=settings.chunk_size,
             precision=torch.bfloat16 if bfloat16 else torch.float32,
+            multiplier_rate=settings.multiplier_rate,
         )
         policy = RelaxedPolicy(
             settings.sub_policies,
@@ -281,10 +285,15 @@ class _Run:
             policy_optimizer=_adam(policy, settings.policy_learning_rate, settings.betas),
             critic_optimizer=_adam(critic, settings.critic_learning_rate, settings.betas),
             generator=torch.Generator(device).manual_seed(settings.seed),
+            multiplier=torch.zeros((), device=device),
         )
+        self.strength_start = diagnosis.strength(self.start.to_policy(prune=settings.prune), self.probe)
         self.seconds = 0.0
         self.last_epoch: dict[str, Any] = {}
         self.kept = 0  # epochs that the checkpoint holds
+        self.classifier: dict[str, float] | None = None  # loss and accuracy at the end of its own training
+        self.found: list[dict[str, Any]] = []  # of each strength that is done: the policy, and the last epoch's means
+        self.trials: tuple[diagnosis.Trial, ...] = ()
 
     def finish(self, resume: bool, affinity_diversity: bool) -> Policy:
         settings, folder, state = self.settings, self.folder, self.state
@@ -293,6 +302,8 @@ class _Run:
             state.load_state_dict(saved["state"])
             self.start.load_state_dict(saved["start"])
             self.seconds, self.last_epoch = saved["seconds"], saved["last_epoch"]
+            self.classifier, self.found = saved.get("classifier"), saved.get("found", [])
+            self.trials = tuple(diagnosis.Trial(**trial) for trial in saved.get("trials", ()))
             folder.forget_after(state.epoch)
             self.kept = state.epoch
         elif folder is not None:
@@ -316,11 +327,18 @@ class _Run:
             writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=steps_done + 1 if resume else None)
         try:
             with contextlib.nullcontext() if writer is None else contextlib.closing(writer):
+                if settings.classifier_epochs and self.classifier is None:
+                    with _memory("while training the classifier", self._smaller()):
+                        self._train_classifier()
                 while state.epoch < settings.epochs:
                     with _memory(f"in epoch {state.epoch + 1} of {settings.epochs}", self._smaller()):
                         self._epoch(writer)
+                if settings.strengths and not self.trials:
+                    with _memory("while choosing the strength", self._smaller()):
+                        self._choose()
         except KeyboardInterrupt as interrupt:
-            where = f"in epoch {state.epoch + 1} of {settings.epochs}"
+            done = state.epoch == settings.epochs
+            where = "while choosing the strength" if done else f"in epoch {state.epoch + 1} of {settings.epochs}"
             raise SearchInterrupted(f"interrupted {where}; {self._left()}") from interrupt
         except OSError as error:
             if folder is None:
@@ -349,6 +367,65 @@ class _Run:
     def steps_per_epoch(self) -> int:
         return len(self.data.images) // self.settings.batch_size
 
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return batches(
+            self.data,
+            self.settings.batch_size,
+            size=self.size,
+            padding=self.recipe.padding,
+            flip=self.recipe.flip,
+            generator=self.state.generator,
+        )
+
+    def _train_classifier(self) -> None:
+        """Let the classifier learn the classes before it guards them."""
+        began = time.perf_counter()
+        measured: list[Tensor] = []
+        for _ in range(self.settings.classifier_epochs):
+            measured = [self.objective.classify(self.state, *batch) for batch in self._batches()]
+        loss, accuracy = torch.stack(measured).mean(0).tolist()
+        self.classifier = {"loss": loss, "accuracy": accuracy}
+        self.seconds += time.perf_counter() - began
+        if self.folder is not None:
+            self._save()
+
+    def _turn(self, epoch: int) -> int:
+        """Which of the strengths has its turn in an epoch, counted from 0; as many as there are once all is done."""
+        return epoch * len(self.settings.held) // self.settings.epochs
+
+    def _choose(self) -> None:
+        """Keep the policy of the strength that held-out images prefer."""
+        began = time.perf_counter()
+        settings, policy = self.settings, self.state.policy
+        found = list(zip(settings.held, self.found, strict=True))
+        if 0 in settings.strengths:
+            nothing = {**self.found[-1]["policy"], "probabilities": torch.zeros_like(policy.probabilities)}
+            found.append((0.0, {"policy": nothing, "last_epoch": self.last_epoch}))
+        trials = []
+        for fraction, each in found:
+            policy.load_state_dict(each["policy"])
+            exact = policy.to_policy(f"{self.name} at {fraction:g}", prune=settings.prune)
+            if self.folder is not None:
+                exact.save(self.folder.path / f"strength-{fraction:g}.json")
+            error, loss = cross_validate(
+                exact if fraction else None,
+                self.data,
+                size=self.size,
+                padding=self.recipe.padding,
+                flip=self.recipe.flip,
+                steps=settings.validation_steps,
+                seed=settings.seed,
+            )
+            strength = diagnosis.strength(exact, self.probe)
+            trials.append(diagnosis.Trial(fraction, fraction * self.strength_start, strength, error, loss))
+        best = min(range(len(trials)), key=lambda i: trials[i].loss)
+        self.trials = tuple(dataclasses.replace(trial, chosen=i == best) for i, trial in enumerate(trials))
+        policy.load_state_dict(found[best][1]["policy"])
+        self.last_epoch = found[best][1]["last_epoch"]
+        self.seconds += time.perf_counter() - began
+        if self.folder is not None:
+            self._save()
+
     def _epoch(self, writer: Any) -> None:
         from tqdm import tqdm
 
@@ -356,14 +433,9 @@ class _Run:
         began = time.perf_counter()
         on_cpu = self.data.images.device.type == "cpu"
         measured: list[Tensor] = []
-        epoch = batches(
-            self.data,
-            settings.batch_size,
-            size=self.size,
-            padding=self.recipe.padding,
-            flip=self.recipe.flip,
-            generator=state.generator,
-        )
+        turn = self._turn(state.epoch)
+        target = settings.held[turn] * self.strength_start if settings.held else None
+        objective = dataclasses.replace(self.objective, target=target)
         done = state.epoch * self.steps_per_epoch
         with tqdm(
             total=settings.epochs * self.steps_per_epoch,
@@ -373,9 +445,9 @@ class _Run:
             unit="step",
             leave=state.epoch + 1 == settings.epochs,
         ) as bar:
-            for images, labels in epoch:
+            for images, labels in self._batches():
                 try:
-                    measured.append(self.objective.step(state, images, labels))
+                    measured.append(objective.step(state, images, labels))
                 except Exception:  # such as a modulus of 0 bits, where a magnitude is nan
                     if measured:
                         self._check(torch.stack(measured).cpu())
@@ -394,6 +466,9 @@ class _Run:
             for i, row in enumerate(values)
         ]
         self.last_epoch = dict(zip(STEP_METRICS, values.mean(0).tolist(), strict=True))
+        if self._turn(state.epoch) != turn:  # the last epoch of this strength
+            policy = {name: value.detach().clone() for name, value in state.policy.state_dict().items()}
+            self.found.append({"policy": policy, "last_epoch": self.last_epoch})
         rows.append(self._epoch_row(self.last_epoch))
         if self.folder is not None:
             self.folder.append(rows)
@@ -470,7 +545,7 @@ class _Run:
         return diagnosis.Diagnosis(
             drift=sum(fractions) / len(fractions),
             distance=distance,
-            strength_start=diagnosis.strength(start.to_policy(prune=self.settings.prune), self.probe),
+            strength_start=self.strength_start,
             strength_end=diagnosis.strength(policy.to_policy(prune=self.settings.prune), self.probe),
             entropy_start=diagnosis.selection_entropy(start),
             entropy_end=diagnosis.selection_entropy(policy),
@@ -479,6 +554,8 @@ class _Run:
             accuracy_clean=self.last_epoch.get("accuracy_real", 0.0),
             accuracy_augmented=self.last_epoch.get("accuracy_augmented", 0.0),
             chance=1 / self.data.classes,
+            accuracy_classifier=None if self.classifier is None else self.classifier["accuracy"],
+            trials=self.trials,
         )
 
     def _policy(self, found: diagnosis.Diagnosis) -> Policy:
@@ -486,8 +563,8 @@ class _Run:
         provenance: dict[str, object] = {
             "dataset": self.name,
             "images": len(self.data.images),
-            "settings": dataclasses.asdict(self.settings) | {"betas": list(self.settings.betas)},
-            "recipe": json.loads(json.dumps(dataclasses.asdict(self.recipe))),
+            "settings": _as_json(self.settings),
+            "recipe": _as_json(self.recipe),
             "precision": str(self.objective.precision).removeprefix("torch."),
             "epochs": self.state.epoch,
             "steps": self.state.epoch * self.steps_per_epoch,
@@ -499,7 +576,7 @@ class _Run:
                 **{name: version(name) for name in ("torch", "torchvision", "pillow", "numpy")},
             },
             "last_epoch": self.last_epoch,
-            "diagnosis": dataclasses.asdict(found),
+            "diagnosis": _as_json(found),
         }
         return self.state.policy.to_policy(self.name, prune=self.settings.prune, provenance=provenance)
 
@@ -512,6 +589,9 @@ class _Run:
             "start": self.start.state_dict(),
             "seconds": self.seconds,
             "last_epoch": self.last_epoch,
+            "classifier": self.classifier,
+            "found": self.found,
+            "trials": [dataclasses.asdict(trial) for trial in self.trials],
         }
         data = io.BytesIO()  # given a file, PyTorch makes of a full disk a RuntimeError with another reason
         torch.save(saved, data)
@@ -545,6 +625,11 @@ class _Run:
         if self.progress:
             print("\n".join(verdict))
         return policy
+
+
+def _as_json(value: Settings | Recipe | diagnosis.Diagnosis) -> dict[str, Any]:
+    """As it is read back from a file, with lists for tuples."""
+    return json.loads(json.dumps(dataclasses.asdict(value)))
 
 
 def _adam(module: torch.nn.Module, learning_rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
