@@ -4,15 +4,16 @@ DATASET is digits (the default; comes with scikit-learn, needs no download), cif
 folder with one folder of images a class.
 """
 
+import argparse
 import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fasteraa_transforms.search.data import RECIPES, open_dataset
 from fasteraa_transforms.search.run import RunFolder, search
-from fasteraa_transforms.search.settings import Settings
+from fasteraa_transforms.search.settings import PRESETS, Settings
 
 try:
     import tyro
@@ -39,13 +40,15 @@ class Command:
     """Where torchvision's datasets are, or are downloaded to."""
     download: bool = False
     """Let torchvision download the dataset (not possible for imagenet)."""
+    preset: Literal["default", "paper"] = "default"
+    """Where the settings start: paper has those of Hataya et al. 2020, to reproduce it."""
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit status is 0, 2 for unusable arguments or data, 130 if interrupted."""
     try:
-        command = tyro.cli(Command, prog="python -m fasteraa_transforms.search", args=arguments)
+        command = _parse(arguments)
         if command.resume is None:
             dataset, data_dir, settings = command.dataset, str(command.data_dir), command.settings
             name = dataset if dataset in RECIPES else Path(dataset).resolve().name
@@ -69,6 +72,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(f"wrote {out / 'policy.json'}; augment with FasterAutoAugment.from_pretrained({str(out / 'policy.json')!r})")
     return 0
+
+
+def _parse(arguments: list[str] | None) -> Command:
+    """The command line, with the settings of its preset as defaults."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset")
+    settings = PRESETS.get(first.parse_known_args(arguments)[0].preset, Settings())
+    default = Command(settings=settings)
+    return tyro.cli(Command, prog="python -m fasteraa_transforms.search", args=arguments, default=default)
 
 
 def _saved(folder: Path) -> tuple[str, str, str, Settings]:

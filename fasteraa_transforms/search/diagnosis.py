@@ -102,6 +102,27 @@ def random_distance(policy: RelaxedPolicy, *, pairs: int = 20) -> Distance:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A strength that was tried, and what small networks trained with its policy did on held-out images.
+
+    Attributes:
+        fraction: of the strength of the random start that it should have; 0 is no augmentation.
+        target: the same as a strength, in [0, 1].
+        strength: of its policy as it is exported.
+        error: of networks trained with it, on held-out images, in [0, 1], mean over the folds.
+        loss: their cross entropy there, mean over the folds.
+        chosen: whether its policy is the one that was kept.
+    """
+
+    fraction: float
+    target: float
+    strength: float
+    error: float
+    loss: float
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """What a search did to its policy.
 
@@ -118,6 +139,9 @@ class Diagnosis:
         accuracy_clean: of the class head on real images, training mode, mean over the last epoch.
         accuracy_augmented: the same on augmented images.
         chance: accuracy of guessing, 1 / classes.
+        accuracy_classifier: of the class head on real images in the last epoch of its own training, which comes before
+            the search; None if it had none.
+        trials: the strengths that were tried; empty where the strength was not held.
     """
 
     drift: float
@@ -131,16 +155,29 @@ class Diagnosis:
     accuracy_clean: float
     accuracy_augmented: float
     chance: float
+    accuracy_classifier: float | None = None
+    trials: tuple[Trial, ...] = ()
 
     @property
     def close_to_start(self) -> bool:
         """Whether the policy ended near its random start; one that lost its strength did not."""
-        return self.drift < CLOSE_TO_START and not self.collapsed
+        return self.drift < CLOSE_TO_START and not self.collapsed and not self.nothing_chosen
 
     @property
     def collapsed(self) -> bool:
-        """Whether the policy lost most of its strength."""
-        return self.strength_end < COLLAPSED * self.strength_start
+        """Whether the policy lost most of its strength, or of the one that it was to be held at."""
+        wanted = self.chosen.target if self.chosen else self.strength_start
+        return self.strength_end < COLLAPSED * wanted
+
+    @property
+    def chosen(self) -> Trial | None:
+        """The trial whose policy was kept, where strengths were tried."""
+        return next((trial for trial in self.trials if trial.chosen), None)
+
+    @property
+    def nothing_chosen(self) -> bool:
+        """Whether no augmentation was chosen over all that was searched."""
+        return self.chosen is not None and not self.chosen.fraction
 
     @property
     def guard_untrained(self) -> bool:
@@ -150,13 +187,17 @@ class Diagnosis:
     def verdict(self) -> str:
         """The diagnosis in plain words, several lines."""
         lines = []
+        if self.nothing_chosen:
+            lines.append("No augmentation was best on held-out images: this policy does nothing.")
         moved = f"{self.drift:.0%} of the distance between two random starts"
         if self.close_to_start:
             lines.append(f"Close to the random start: the parameters moved {moved}.")
         else:
             lines.append(f"The parameters moved {moved}.")
         change = f"mean displacement of the images {self.strength_start:.3f} at the start, {self.strength_end:.3f} now"
-        if self.collapsed:
+        if self.nothing_chosen:
+            pass  # said above, and the parameters are not the search's
+        elif self.collapsed:
             lines.append(f"Collapsed to the identity: {change}. The objective is best served by doing nothing.")
         else:
             lines.append(f"Strength held: {change}.")
@@ -172,8 +213,18 @@ class Diagnosis:
         ranked = sorted(changes, key=lambda name: changes[name])
         lines.append("Lost most share: " + ", ".join(self._change(name) for name in ranked[:3]) + ".")
         lines.append("Gained most share: " + ", ".join(self._change(name) for name in reversed(ranked[-3:])) + ".")
+        lines += self._trials()
         lines.append("Whether the policy helps training is not measured by a search; compare it with a random one.")
         return "\n".join(lines)
+
+    def _trials(self) -> list[str]:
+        if not self.trials:
+            return []
+        found = ", ".join(
+            f"{trial.error:.1%} at {trial.strength:.3f}" if trial.fraction else f"{trial.error:.1%} without augmentation"
+            for trial in self.trials
+        )
+        return [f"Error of small networks on held-out images, by the strength of the policy they trained with: {found}."]
 
     def _change(self, name: str) -> str:
         return f"{name} {self.share_start[name]:.3f} → {self.share_end[name]:.3f}"

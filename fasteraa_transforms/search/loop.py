@@ -8,11 +8,15 @@ mean on the augmented images, class loss on them).
 Real and augmented images go through the critic in one batch. The public reference sends each half by itself, and a
 critic with batch norm then normalises away what tells the two apart: it is not one function of which two means are
 compared, and its Wasserstein estimate stays near zero.
+
+Beyond the paper, where a target is given, the strength E|S(X) - X| of the policy is kept from falling below it: the
+policy's loss has the strength with a multiplier that rises while it falls short and sinks to zero while it does not (dual
+ascent). The critic then decides which changes are plausible, not whether to change.
 """
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,8 +36,14 @@ STEP_METRICS = (
     "policy_loss",
     "class_loss_augmented",
     "accuracy_augmented",
+    "displacement",
+    "multiplier",
 )
-"""What a step measures, in the order of the tensor it returns. Accuracies are of the class head, before its step."""
+"""What a step measures, in the order of the tensor it returns. Accuracies are of the class head, before its step;
+the displacement is mean |S(X) - X| of the relaxed policy, over pixels in [0, 1]."""
+
+PROPORTIONAL = 1.0
+"""How much the multiplier of a step stands above its own value where the policy has no strength at all: what damps it."""
 
 
 @dataclass
@@ -47,6 +57,7 @@ class SearchState:
         critic_optimizer: of the critic.
         generator: of all draws of the loop, on its device.
         epoch: how many epochs are done.
+        multiplier: scalar, at least 0: of the strength in the policy's loss; on the device of the policy.
     """
 
     policy: RelaxedPolicy
@@ -55,6 +66,7 @@ class SearchState:
     critic_optimizer: torch.optim.Optimizer
     generator: torch.Generator
     epoch: int = 0
+    multiplier: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     def state_dict(self) -> dict[str, object]:
         """What `torch.save` writes and `load_state_dict` takes; the tensors are those of the state, not copies."""
@@ -69,6 +81,7 @@ class SearchState:
             "default_generator": torch.get_rng_state(),
             "cuda_generator": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             "epoch": self.epoch,
+            "multiplier": self.multiplier,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -82,6 +95,7 @@ class SearchState:
         if state["cuda_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_generator"].cpu(), self.generator.device)
         self.epoch = state["epoch"]
+        self.multiplier = state["multiplier"].to(self.multiplier.device)
 
 
 @dataclass(frozen=True)
@@ -95,6 +109,8 @@ class Objective:
         gradient_penalty_weight: weight of the gradient penalty.
         chunk_size: consecutive images that share a sub-policy.
         precision: dtype of the critic's arithmetic.
+        target: strength that the policy is kept at or above, mean |S(X) - X| over pixels in [0, 1]; None: it is free.
+        multiplier_rate: how fast the multiplier rises, a step, where the policy has no strength at all.
     """
 
     mean: Tensor
@@ -103,6 +119,8 @@ class Objective:
     gradient_penalty_weight: float = 10.0
     chunk_size: int = 1
     precision: torch.dtype = torch.float32
+    target: float | None = None
+    multiplier_rate: float = 0.05
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
         """The context in which the critic runs."""
@@ -112,6 +130,26 @@ class Objective:
         """Zero mean and unit deviation per channel, in the memory layout that convolutions are fastest in."""
         images = (images - self.mean[:, None, None]) / self.std[:, None, None]
         return images.contiguous(memory_format=torch.channels_last)
+
+    def classify(self, state: SearchState, images: Tensor, labels: Tensor) -> Tensor:
+        """Let the classifier alone take one step on real images, as all that comes before the search proper.
+
+        Args:
+            state: changed in place.
+            images: [B, C, H, W], float, in [0, 1].
+            labels: int64 [B].
+
+        Returns:
+            Class loss and accuracy before the step, on the device of ``images``.
+        """
+        state.critic.requires_grad_(True)
+        with self.autocast(images.device):
+            logits = state.critic(self.normalise(images))[1]
+        loss = F.cross_entropy(logits.float(), labels)
+        state.critic_optimizer.zero_grad()
+        loss.backward()
+        state.critic_optimizer.step()
+        return torch.stack([loss.detach(), (logits.argmax(1) == labels).float().mean()])
 
     def step(self, state: SearchState, images: Tensor, labels: Tensor) -> Tensor:
         """Let the critic, then the policy take one step.
@@ -131,7 +169,9 @@ class Objective:
         if self.chunk_size > 1:
             shared = torch.arange(half, device=images.device) // self.chunk_size * self.chunk_size
             draw = draw._replace(sub_policy=draw.sub_policy[shared])
-        augmented = self.normalise(policy(images[:half], draw))
+        changed = policy(images[:half], draw)
+        displacement = (changed - images[:half]).abs().mean()
+        augmented = self.normalise(changed)
         real = self.normalise(real)
         mix = torch.rand(half, generator=state.generator, device=images.device)
 
@@ -155,6 +195,13 @@ class Objective:
         scores, logits = scores[half:].float(), logits[half:].float()
         class_loss_augmented = F.cross_entropy(logits, augmented_labels)
         policy_loss = -scores.mean() + self.classification_weight * class_loss_augmented
+        if self.target is not None:
+            shortfall = 1 - displacement.detach() / self.target
+            # A critic of slope 1 changes by this at most, per unit of displacement that is spread evenly over the image.
+            unit = images[0].numel() ** 0.5 / self.std.mean()
+            pull = (state.multiplier + PROPORTIONAL * shortfall).clamp(min=0)
+            policy_loss = policy_loss - pull * unit * displacement
+            state.multiplier = (state.multiplier + self.multiplier_rate * shortfall).clamp(min=0)
         state.policy_optimizer.zero_grad()
         policy_loss.backward()
         state.policy_optimizer.step()
@@ -174,6 +221,8 @@ class Objective:
                 policy_loss,
                 class_loss_augmented,
                 accuracy_augmented,
+                displacement,
+                state.multiplier,
             ]
         ).detach()
 

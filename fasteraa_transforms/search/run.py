@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from fasteraa_transforms.search.critic import Critic, fitting_backbone, make_bac
 from fasteraa_transforms.search.data import FOLDER_RECIPE, RECIPES, ImageSet, MapDataset, Recipe, load_images
 from fasteraa_transforms.search.loop import STEP_METRICS, Objective, SearchState, batches
 from fasteraa_transforms.search.settings import Settings, computes_in_bfloat16, pick_device
+from fasteraa_transforms.search.validation import cross_validate
 
 
 class SearchInterrupted(KeyboardInterrupt):
@@ -42,7 +43,7 @@ def search(
     Args:
         dataset: map-style, samples (image, label); images PIL, arrays [H, W, C], or uint8 or float tensors [C, H, W];
             all of one size, unless ``settings.image_size`` says what to resize to.
-        settings: all settings; the paper's if None.
+        settings: all settings; the defaults if None. ``Settings.paper()`` has the paper's.
         out: folder for ``policy.json``, ``settings.json``, ``metrics.jsonl``, ``diagnosis.json``, TensorBoard events, a
             checkpoint an epoch and pictures; nothing is written if None.
         resume: continue from the checkpoint in ``out``. On the CPU the policy is bit for bit that of an uninterrupted
@@ -64,7 +65,7 @@ def search(
 
     Example:
         >>> from fasteraa_transforms.search import Digits, Settings, search
-        >>> policy = search(Digits(), Settings(epochs=1, num_images=256), progress=False)
+        >>> policy = search(Digits(), Settings.paper(epochs=1, num_images=256), progress=False)
         >>> len(policy), policy.stages
         (10, 2)
     """
@@ -128,7 +129,9 @@ class RunFolder:
     def load_settings(self) -> Settings:
         """The settings of the run in the folder."""
         fields = json.loads(self.settings.read_text())["settings"]
-        return Settings(**{**fields, "betas": tuple(fields["betas"])})
+        # Runs of a time before the strength could be held are the paper's.
+        tuples = {name: tuple(fields[name]) for name in ("betas", "strengths") if name in fields}
+        return Settings.paper(**{**fields, **tuples})
 
     def replace(self, path: Path, write: Callable[[Path], object]) -> None:
         """Write ``path`` through ``write`` to a temporary file that then takes its place."""
@@ -217,6 +220,7 @@ class _Run:
             gradient_penalty_weight=settings.gradient_penalty_weight,
             chunk_size=settings.chunk_size,
             precision=torch.bfloat16 if bfloat16 else torch.float32,
+            multiplier_rate=settings.multiplier_rate,
         )
         policy = RelaxedPolicy(
             settings.sub_policies,
@@ -239,9 +243,14 @@ class _Run:
             policy_optimizer=_adam(policy, settings.policy_learning_rate, settings.betas),
             critic_optimizer=_adam(critic, settings.critic_learning_rate, settings.betas),
             generator=torch.Generator(device).manual_seed(settings.seed),
+            multiplier=torch.zeros((), device=device),
         )
+        self.strength_start = diagnosis.strength(self.start.to_policy(prune=settings.prune), self.probe)
         self.seconds = 0.0
         self.last_epoch: dict[str, Any] = {}
+        self.classifier: dict[str, float] | None = None  # loss and accuracy at the end of its own training
+        self.found: list[dict[str, Any]] = []  # of each strength that is done: the policy, and the last epoch's means
+        self.trials: tuple[diagnosis.Trial, ...] = ()
 
     def finish(self, resume: bool) -> Policy:
         settings, folder, state = self.settings, self.folder, self.state
@@ -250,6 +259,8 @@ class _Run:
             state.load_state_dict(saved["state"])
             self.start.load_state_dict(saved["start"])
             self.seconds, self.last_epoch = saved["seconds"], saved["last_epoch"]
+            self.classifier, self.found = saved["classifier"], saved["found"]
+            self.trials = tuple(diagnosis.Trial(**trial) for trial in saved["trials"])
             folder.forget_after(state.epoch)
         elif folder is not None:
             resolved = {
@@ -270,8 +281,12 @@ class _Run:
             steps_done = state.epoch * self.steps_per_epoch
             writer = SummaryWriter(str(folder.path / "tensorboard"), purge_step=steps_done + 1 if resume else None)
         try:
+            if settings.classifier_epochs and self.classifier is None:
+                self._train_classifier()
             while state.epoch < settings.epochs:
                 self._epoch(writer)
+            if settings.strengths and not self.trials:
+                self._choose()
         except KeyboardInterrupt as interrupt:
             where = f"in epoch {state.epoch + 1} of {settings.epochs}"
             if folder is None:
@@ -291,6 +306,64 @@ class _Run:
     def steps_per_epoch(self) -> int:
         return len(self.data.images) // self.settings.batch_size
 
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return batches(
+            self.data,
+            self.settings.batch_size,
+            size=self.size,
+            padding=self.recipe.padding,
+            flip=self.recipe.flip,
+            generator=self.state.generator,
+        )
+
+    def _train_classifier(self) -> None:
+        """Let the classifier learn the classes before it guards them."""
+        began = time.perf_counter()
+        measured: list[Tensor] = []
+        for _ in range(self.settings.classifier_epochs):
+            measured = [self.objective.classify(self.state, *batch) for batch in self._batches()]
+        loss, accuracy = torch.stack(measured).mean(0).tolist()
+        self.classifier = {"loss": loss, "accuracy": accuracy}
+        self.seconds += time.perf_counter() - began
+        if self.folder is not None:
+            self._save()
+
+    def _fraction(self, epoch: int) -> float | None:
+        """The strength that an epoch, counted from 0, is held at, as a fraction of the start's."""
+        held = self.settings.held
+        return held[epoch * len(held) // self.settings.epochs] if held else None
+
+    def _choose(self) -> None:
+        """Keep the policy of the strength that held-out images prefer."""
+        began = time.perf_counter()
+        settings, policy = self.settings, self.state.policy
+        found = list(zip(settings.held, self.found, strict=True))
+        if 0 in settings.strengths:
+            nothing = {**self.found[-1]["policy"], "probabilities": torch.zeros_like(policy.probabilities)}
+            found.append((0.0, {"policy": nothing, "last_epoch": self.last_epoch}))
+        trials = []
+        for fraction, each in found:
+            policy.load_state_dict(each["policy"])
+            exact = policy.to_policy(prune=settings.prune)
+            error, loss = cross_validate(
+                exact if fraction else None,
+                self.data,
+                size=self.size,
+                padding=self.recipe.padding,
+                flip=self.recipe.flip,
+                epochs=settings.validation_epochs,
+                seed=settings.seed,
+            )
+            strength = diagnosis.strength(exact, self.probe)
+            trials.append(diagnosis.Trial(fraction, fraction * self.strength_start, strength, error, loss))
+        best = min(range(len(trials)), key=lambda i: trials[i].loss)
+        self.trials = tuple(dataclasses.replace(trial, chosen=i == best) for i, trial in enumerate(trials))
+        policy.load_state_dict(found[best][1]["policy"])
+        self.last_epoch = found[best][1]["last_epoch"]
+        self.seconds += time.perf_counter() - began
+        if self.folder is not None:
+            self._save()
+
     def _epoch(self, writer: Any) -> None:
         from tqdm import tqdm
 
@@ -298,14 +371,9 @@ class _Run:
         began = time.perf_counter()
         on_cpu = self.data.images.device.type == "cpu"
         measured: list[Tensor] = []
-        epoch = batches(
-            self.data,
-            settings.batch_size,
-            size=self.size,
-            padding=self.recipe.padding,
-            flip=self.recipe.flip,
-            generator=state.generator,
-        )
+        fraction = self._fraction(state.epoch)
+        target = None if fraction is None else fraction * self.strength_start
+        objective = dataclasses.replace(self.objective, target=target)
         done = state.epoch * self.steps_per_epoch
         with tqdm(
             total=settings.epochs * self.steps_per_epoch,
@@ -315,8 +383,8 @@ class _Run:
             unit="step",
             leave=state.epoch + 1 == settings.epochs,
         ) as bar:
-            for images, labels in epoch:
-                measured.append(self.objective.step(state, images, labels))
+            for images, labels in self._batches():
+                measured.append(objective.step(state, images, labels))
                 bar.update()
                 if on_cpu:  # on an accelerator, reading a value would wait for it
                     bar.set_postfix(_postfix(measured[-1]), refresh=False)
@@ -330,6 +398,9 @@ class _Run:
             for i, row in enumerate(values)
         ]
         self.last_epoch = dict(zip(STEP_METRICS, values.mean(0).tolist(), strict=True))
+        if settings.held and (state.epoch == settings.epochs or self._fraction(state.epoch) != fraction):
+            policy = {name: value.detach().clone() for name, value in state.policy.state_dict().items()}
+            self.found.append({"policy": policy, "last_epoch": self.last_epoch})
         rows.append(self._epoch_row(self.last_epoch))
         if self.folder is not None:
             self.folder.append(rows)
@@ -368,7 +439,7 @@ class _Run:
         return diagnosis.Diagnosis(
             drift=sum(fractions) / len(fractions),
             distance=distance,
-            strength_start=diagnosis.strength(start.to_policy(prune=self.settings.prune), self.probe),
+            strength_start=self.strength_start,
             strength_end=diagnosis.strength(policy.to_policy(prune=self.settings.prune), self.probe),
             entropy_start=diagnosis.selection_entropy(start),
             entropy_end=diagnosis.selection_entropy(policy),
@@ -377,6 +448,8 @@ class _Run:
             accuracy_clean=self.last_epoch.get("accuracy_real", 0.0),
             accuracy_augmented=self.last_epoch.get("accuracy_augmented", 0.0),
             chance=1 / self.data.classes,
+            accuracy_classifier=self.classifier and self.classifier["accuracy"],
+            trials=self.trials,
         )
 
     def _policy(self, found: diagnosis.Diagnosis) -> Policy:
@@ -407,6 +480,9 @@ class _Run:
             "start": self.start.state_dict(),
             "seconds": self.seconds,
             "last_epoch": self.last_epoch,
+            "classifier": self.classifier,
+            "found": self.found,
+            "trials": [dataclasses.asdict(trial) for trial in self.trials],
         }
         self.folder.replace(self.folder.checkpoint, lambda file: torch.save(saved, file))
 

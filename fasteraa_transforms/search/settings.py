@@ -1,21 +1,25 @@
-"""Every setting of a search, with the paper's values as defaults."""
+"""Every setting of a search, and the presets: this package's defaults and the paper's."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a search; the defaults are the paper's (section 5.2) where it gives one.
+    """Settings of a search; `Settings.paper` has the paper's (section 5.2).
 
     None means "as fits the dataset": the paper's subset sizes, Fast AutoAugment's crop and flip.
+
+    Example:
+        >>> Settings().strengths, Settings.paper().strengths
+        ((0.5, 0.25, 0.125, 0.0), ())
     """
 
-    epochs: int = 20
-    """Passes over the subset."""
+    epochs: int = 60
+    """Passes over the subset, divided among the strengths; the paper: 20."""
     batch_size: int = 128
     """Images a step: half of them are augmented, the other half stay as the real sample."""
     sub_policies: int = 10
@@ -35,14 +39,25 @@ class Settings:
     critic: str | None = None
     """small, wrn40_2, resnet50, or module:callable taking the number of channels; none: small for digits, else by the
     size of the images: small up to 16 pixels, wrn40_2 up to 64, else resnet50."""
-    policy_learning_rate: float = 1e-3
-    """Adam's, for weights, probabilities and magnitudes."""
+    classifier_epochs: int = 40
+    """Passes over the subset that train the classifier alone, before the search, so that it can guard the classes; the
+    paper: 0."""
+    strengths: tuple[float, ...] = (0.5, 0.25, 0.125, 0.0)
+    """Strengths to hold the policy at, one after another, as fractions of that of the random start; held-out images
+    choose among the policies found. 0 is no augmentation, which takes no search. None given, as in the paper: nothing
+    holds the strength, and nothing is chosen."""
+    multiplier_rate: float = 0.05
+    """How fast the multiplier of the strength rises, a step, where there is none at all."""
+    validation_epochs: int = 40
+    """Passes over the subset for each of the small networks that choose among the strengths."""
+    policy_learning_rate: float = 1e-2
+    """Adam's, for weights, probabilities and magnitudes; the paper: 1e-3."""
     critic_learning_rate: float = 1e-3
     """Adam's, for the critic and classifier."""
     betas: tuple[float, float] = (0.0, 0.999)
     """Adam's, for both."""
-    classification_weight: float = 0.1
-    """ε, the weight of the class losses."""
+    classification_weight: float = 1.0
+    """ε, the weight of the class losses; the paper: 0.1."""
     gradient_penalty_weight: float = 10.0
     """Weight of the gradient penalty."""
     temperature: float = 0.05
@@ -67,15 +82,47 @@ class Settings:
             "temperature",
             "selection_temperature",
             "chunk_size",
+            "multiplier_rate",
+            "validation_epochs",
         )
         for name in (*positive, "num_images", "image_size"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} should be positive, but got {value} instead")
-        if self.padding is not None and self.padding < 0:
-            raise ValueError(f"padding should not be negative, but got {self.padding} instead")
+        for name in ("padding", "classifier_epochs"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} should not be negative, but got {value} instead")
+        if min(self.strengths, default=0) < 0:
+            raise ValueError(f"strengths should not be negative, but got {self.strengths} instead")
+        if self.strengths and not self.held:
+            raise ValueError(f"strengths should have one above 0, but got {self.strengths} instead")
+        if self.epochs < len(self.held):
+            raise ValueError(
+                f"epochs should be at least 1 for each of {len(self.held)} strengths, but got {self.epochs} instead"
+            )
         if self.batch_size % 2:
             raise ValueError(f"batch_size should be even (half is augmented), but got {self.batch_size} instead")
+
+    @property
+    def held(self) -> tuple[float, ...]:
+        """The strengths that take a search: all but 0."""
+        return tuple(strength for strength in self.strengths if strength)
+
+    @classmethod
+    def paper(cls, **changes: Any) -> Self:
+        """The paper's settings, with ``changes``."""
+        settings: dict[str, Any] = {
+            "epochs": 20,
+            "policy_learning_rate": 1e-3,
+            "classification_weight": 0.1,
+            "classifier_epochs": 0,
+            "strengths": (),
+        }
+        return cls(**settings | changes)
+
+
+PRESETS = {"default": Settings(), "paper": Settings.paper()}
 
 
 def pick_device(name: str) -> torch.device:
