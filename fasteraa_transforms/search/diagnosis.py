@@ -221,10 +221,14 @@ class Diagnosis:
         if not self.trials:
             return []
         found = ", ".join(
-            f"{trial.error:.1%} at {trial.strength:.3f}" if trial.fraction else f"{trial.error:.1%} without augmentation"
+            f"{trial.error:.1%} at {trial.strength:.3f}"
+            if trial.fraction
+            else f"{trial.error:.1%} without augmentation"
             for trial in self.trials
         )
-        return [f"Error of small networks on held-out images, by the strength of the policy they trained with: {found}."]
+        return [
+            f"Error of small networks on held-out images, by the strength of the policy they trained with: {found}."
+        ]
 
     def _change(self, name: str) -> str:
         return f"{name} {self.share_start[name]:.3f} → {self.share_end[name]:.3f}"
