@@ -238,7 +238,7 @@ def compare(
     Args:
         dataset: the training split, or all images; map-style, samples (image, label), as for `search`.
         augmentations: from `parse_augmentations`. `random` draws a policy for each seed, of as many sub-policies and
-            stages as the first policy has, else 10 and 2: the start of a search with that seed.
+            stages as the first policy has, else 10 and 2: the start of a search with that seed at the paper's settings.
         settings: how to train; the defaults if None.
         test: the test split; if None, the images that are not trained on.
         out: folder for ``rows.jsonl`` (one line a finished training), ``table.md``, ``settings.json``, TensorBoard
@@ -263,7 +263,7 @@ def compare(
 
     Example:
         >>> from fasteraa_transforms.search import Digits
-        >>> settings = TrainingSettings(epochs=1, warmup_epochs=0, train_images=128)
+        >>> settings = TrainingSettings(epochs=1, train_images=128)
         >>> rows = compare(Digits(), parse_augmentations("none,cifar10"), settings, seeds=1, progress=False)
         >>> [(row["augmentation"], row["seed"], 0 <= row["error"] <= 1) for row in rows]
         [('none', 0, True), ('cifar10', 0, True)]
@@ -311,7 +311,12 @@ class _Evaluation:
             raise ValueError("cutout should be positive for the control cutout, but got 0 instead")
         shapes = [each.policy for each in augmentations if each.policy is not None]
         self.shape = (len(shapes[0]), shapes[0].stages) if shapes else (10, 2)
-        self._splits: dict[int, Split] = {}
+        self._kept: tuple[int, Split] | None = None
+        first = self._split(0)
+        self.counts = len(first.train.images), len(first.test.images)
+        self.classes = first.train.classes
+        if self.settings.model is None:
+            self.settings = dataclasses.replace(self.settings, model=fitting_backbone(first.size))
 
     def run(self, seeds: int, paper: dict[str, float], progress: bool) -> list[dict[str, Any]]:
         from tqdm import tqdm
@@ -328,9 +333,7 @@ class _Evaluation:
                 bar.set_description(f"{augmentation.label}, seed {seed}")
                 rows.append(self._train(augmentation, seed, bar))
                 if self.out is not None:
-                    text = "".join(json.dumps(row) + "\n" for row in rows)
-                    files = RunFolder(self.out)
-                    files.replace(self.out / "rows.jsonl", lambda file, text=text: file.write_text(text))
+                    _replace(self.out / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
                     self._checkpoint(augmentation, seed).unlink(missing_ok=True)
                     self._write_table(rows, paper)
         if self.out is not None:
@@ -339,10 +342,9 @@ class _Evaluation:
 
     def _prepare(self) -> list[dict[str, Any]]:
         """Make the folder, or check that what it holds can be added to; the rows that are there."""
-        self._split(0)
         if self.out is None:
             return []
-        files, path = RunFolder(self.out), self.out / "settings.json"
+        path = self.out / "settings.json"
         mine = {"dataset": self.name} | dataclasses.asdict(self.settings)
         if path.is_file():
             theirs = json.loads(path.read_text())["settings"]
@@ -357,37 +359,37 @@ class _Evaluation:
         (self.out / "checkpoints").mkdir(parents=True, exist_ok=True)
         record = self.out / "rows.jsonl"
         rows = [json.loads(line) for line in record.read_text().splitlines()] if record.is_file() else []
-        digests = {each.label: _digest(each.policy) for each in self.augmentations if each.policy is not None}
+        by_label = {each.label: each for each in self.augmentations}
         for row in rows:
-            if digests.get(row["augmentation"], row["policy"]) != row["policy"]:
+            label = row["augmentation"]
+            policy = self._policy(by_label[label], row["seed"]) if label in by_label else None
+            if policy is not None and _digest(policy) != row["policy"]:
                 raise ValueError(
-                    f"{self.out} was trained with another policy called {row['augmentation']}; choose another label"
+                    f"{self.out} was trained with another policy called {label}; choose another label or folder"
                 )
-        split = self._split(0)
-        files.replace_json(
-            path,
-            {
-                "settings": mine,
-                "train_images": len(split.train.images),
-                "test_images": len(split.test.images),
-                "classes": split.train.classes,
-                "hardware": _hardware(self.device),
-                "threads": torch.get_num_threads(),
-                "versions": {"python": platform.python_version()}
-                | {package: version(package) for package in ("torch", "torchvision", "pillow", "numpy")},
-                "command": self.command,
-            },
-        )
+        about = {
+            "settings": mine,
+            "train_images": self.counts[0],
+            "test_images": self.counts[1],
+            "classes": self.classes,
+            "hardware": _hardware(self.device),
+            "threads": torch.get_num_threads(),
+            "versions": {"python": platform.python_version()}
+            | {package: version(package) for package in ("torch", "torchvision", "pillow", "numpy")},
+            "command": self.command,
+        }
+        _replace(path, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
         return rows
 
     def _split(self, seed: int) -> Split:
-        """The images of a training; kept where the trainings share them."""
+        """The images of a training; kept while the trainings share them."""
         if self.settings.split_seed is not None:
             seed = self.settings.split_seed
-        if seed not in self._splits:
-            self._splits.clear()  # one at a time is enough
-            self._splits[seed] = self._load(seed)
-        return self._splits[seed]
+        if self.test is not None and self.settings.train_images is None:
+            seed = 0  # all of them
+        if self._kept is None or self._kept[0] != seed:
+            self._kept = seed, self._load(seed)
+        return self._kept[1]
 
     def _load(self, seed: int) -> Split:
         settings = self.settings
@@ -417,8 +419,6 @@ class _Evaluation:
                 )
             test = moved(loaded.images, loaded.labels)
         size = self.image_size or (train.images.shape[-2], train.images.shape[-1])
-        if settings.model is None:
-            self.settings = dataclasses.replace(settings, model=fitting_backbone(size))
         assert settings.padding is not None
         return Split(train, test, size, settings.padding, bool(settings.flip))
 
@@ -486,7 +486,7 @@ class _Evaluation:
             torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(each))
             for each in (int(settings["seed"]), split_seed)
         )
-        return int(torch.isin(tested[len(self._split(seed).train.images) :], seen[:searched]).sum())
+        return int(torch.isin(tested[self.counts[0] :], seen[:searched]).sum())
 
     def _checkpoint(self, augmentation: Augmentation, seed: int) -> Path:
         assert self.out is not None
@@ -496,10 +496,9 @@ class _Evaluation:
         assert self.out is not None
         order = {each.label: i for i, each in enumerate(self.augmentations)}
         ranked = sorted(rows, key=lambda row: order.get(row["augmentation"], len(order)))
-        split, settings = self._split(0), self.settings
         about = [
-            f"{self.name}: {len(split.train.images)} training images, {len(split.test.images)} test images; "
-            f"{settings.model}, {settings.epochs} epochs, last epoch; {_hardware(self.device)}, "
+            f"{self.name}: {self.counts[0]} training images, {self.counts[1]} test images; "
+            f"{self.settings.model}, {self.settings.epochs} epochs, last epoch; {_hardware(self.device)}, "
             f"torch {version('torch')}, torchvision {version('torchvision')}.",
             "Mean error ± deviation over the seeds; mean difference to a control by seed ± half of its 95 % interval "
             "(Student's t, paired), in percentage points; negative: fewer errors; *: the interval leaves out 0.",
@@ -509,7 +508,11 @@ class _Evaluation:
         if self.command:
             about.append(f"    {self.command}")
         text = "\n\n".join([*about, format_table(ranked, paper=paper)]) + "\n"
-        RunFolder(self.out).replace(self.out / "table.md", lambda file: file.write_text(text))
+        _replace(self.out / "table.md", text)
+
+
+def _replace(path: Path, text: str) -> None:
+    RunFolder(path.parent).replace(path, lambda file: file.write_text(text))
 
 
 def _one_by_one(transform: Callable[[Tensor], Tensor]) -> Augment:

@@ -23,9 +23,7 @@ Augment = Callable[[Tensor], Tensor]
 """uint8 [B, C, H, W] -> the same."""
 
 # Learning rate and weight decay of Fast AutoAugment's repository (confs/*.yaml), which the paper follows (section 5.1).
-# `small` is of this package: it has no normalisation, and takes less.
 RATES: dict[str, tuple[float, float]] = {
-    "small": (0.05, 5e-4),
     "wrn40_2": (0.1, 2e-4),
     "wrn28_10": (0.1, 5e-4),
     "shake26_2x32d": (0.01, 1e-3),
@@ -56,13 +54,13 @@ class TrainingSettings:
     batch_size: int = 128
     """Images a step; the last images of an epoch that fill no batch are left out, others each time."""
     learning_rate: float | None = None
-    """At its peak; none: as in Fast AutoAugment's repository, 0.1 for WideResNet, 0.01 for Shake-Shake, 0.05 for
-    ResNet-50 and small, 0.1 for all others."""
+    """At its peak; none: as in Fast AutoAugment's repository, 0.01 for Shake-Shake, 0.05 for ResNet-50, 0.1 for
+    WideResNet and all others."""
     weight_decay: float | None = None
     """None: as there, 2e-4 for WideResNet-40-2, 1e-3 for Shake-Shake (2e-3 for 2×112d), 1e-4 for ResNet-50, 5e-4 for
     all others."""
     warmup_epochs: int = 5
-    """Epochs in which the learning rate rises."""
+    """Epochs in which the learning rate rises; at most half of all."""
     gradient_clip: float = 5.0
     """Largest norm of the gradient; 0: no limit."""
     cutout: int | None = None
@@ -96,10 +94,6 @@ class TrainingSettings:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"{name} should not be negative, but got {value} instead")
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"warmup_epochs should be less than epochs, but got {self.warmup_epochs} of {self.epochs} instead"
-            )
 
 
 @dataclass(frozen=True)
@@ -261,7 +255,8 @@ class Training:
         self.network.train()
         device = split.train.images.device
         order = torch.randperm(len(split.train.images), generator=self.generator, device=device)
-        steps, warmup = self.steps_per_epoch * settings.epochs, self.steps_per_epoch * settings.warmup_epochs
+        steps = self.steps_per_epoch * settings.epochs
+        warmup = self.steps_per_epoch * min(settings.warmup_epochs, settings.epochs // 2)
         measured: list[Tensor] = []
         rate = self.rate
         for step in range(self.steps_per_epoch):
