@@ -234,6 +234,14 @@ def test_augmentation_comes_first_then_crop_normalisation_and_cutout() -> None:
     assert torch.cat(seen).unique().tolist() == pytest.approx([black, 0.0, white])
 
 
+def test_a_network_may_compute_in_bfloat16() -> None:
+    (exact,), (rough,) = (
+        run("none", dataclasses.replace(SETTINGS, precision=each)) for each in ("float32", "bfloat16")
+    )
+    assert rough["train_loss"] != exact["train_loss"]
+    assert rough["train_loss"] == pytest.approx(exact["train_loss"], rel=0.02)
+
+
 @pytest.mark.usefixtures("_forked")
 def test_a_model_that_gives_no_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODELS, "small", lambda channels, classes: nn.Conv2d(channels, 5, 8))
@@ -553,6 +561,21 @@ def test_a_label_stays_with_its_policy(tmp_path: Path) -> None:
         ValueError, match=r"was trained with another policy called mine; choose another label or folder$"
     ):
         augmented_run(DO_NOTHING, epoch, out=tmp_path)
+
+
+def test_a_checkpoint_stays_with_its_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_epoch = Training.train_epoch
+
+    def interrupted(self: Training) -> dict[str, float]:
+        if self.epoch == 2:
+            raise KeyboardInterrupt
+        return train_epoch(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "train_epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            augmented_run(MIRROR, out=tmp_path)
+    assert timeless(augmented_run(DO_NOTHING, out=tmp_path)) == timeless(augmented_run(DO_NOTHING))
 
 
 # --- the command line -------------------------------------------------------------------------------------------------

@@ -373,7 +373,6 @@ class _Evaluation:
             "test_images": self.counts[1],
             "classes": self.classes,
             "hardware": _hardware(self.device),
-            "threads": torch.get_num_threads(),
             "versions": {"python": platform.python_version()}
             | {package: version(package) for package in ("torch", "torchvision", "pillow", "numpy")},
             "command": self.command,
@@ -489,8 +488,11 @@ class _Evaluation:
         return int(torch.isin(tested[self.counts[0] :], seen[:searched]).sum())
 
     def _checkpoint(self, augmentation: Augmentation, seed: int) -> Path:
+        """Of one training with one policy: that of another policy of the same label is another file."""
         assert self.out is not None
-        return self.out / "checkpoints" / f"{_file_name(augmentation, seed)}.pt"
+        policy = self._policy(augmentation, seed)
+        mark = "" if policy is None else f"-{_digest(policy)}"
+        return self.out / "checkpoints" / f"{_file_name(augmentation, seed)}{mark}.pt"
 
     def _write_table(self, rows: list[dict[str, Any]], paper: dict[str, float]) -> None:
         assert self.out is not None
@@ -521,7 +523,9 @@ def _one_by_one(transform: Callable[[Tensor], Tensor]) -> Augment:
 
 
 def _hardware(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, of which PyTorch uses {torch.get_num_threads()}"
 
 
 def _digest(policy: Policy) -> str:
