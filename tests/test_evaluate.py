@@ -427,6 +427,12 @@ def test_folders_with_splits(tmp_path: Path) -> None:
         open_splits(str(tmp_path))
 
 
+def test_the_test_split_has_to_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[open_splits.__module__], "open_dataset", lambda *args, **options: Halves())
+    with pytest.raises(ValueError, match=r"^the test images of svhn were not found in '.*' \(Dataset not found.*\)$"):
+        open_splits("svhn", data_dir=tmp_path)
+
+
 # --- statistics -------------------------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ from fasteraa_transforms.search.critic import fitting_backbone
 from fasteraa_transforms.search.data import FOLDER_RECIPE, RECIPES, ImageSet, MapDataset, load_images, open_dataset
 from fasteraa_transforms.search.run import RunFolder, _processor
 from fasteraa_transforms.search.settings import pick_device
-from fasteraa_transforms.search.training import Augment, Split, Training, TrainingSettings
+from fasteraa_transforms.search.training import Augment, Split, Training, TrainingSettings, resolve
 from fasteraa_transforms.transform import FasterAutoAugment
 
 CONTROLS = ("none", "cutout", "random", "trivialaugment", "randaugment", "autoaugment")
@@ -110,15 +110,20 @@ def open_splits(
             raise ValueError(f"train and {parts[0].name} of {name!r} should have the same classes, but they differ")
         return train, test
     train, root = open_dataset(name, data_dir=data_dir, download=download), str(data_dir)
-    match name:
-        case "cifar10":
-            return train, torchvision.datasets.CIFAR10(root, train=False)
-        case "cifar100":
-            return train, torchvision.datasets.CIFAR100(root, train=False)
-        case "svhn":
-            return train, torchvision.datasets.SVHN(root, split="test", download=download)
-        case "imagenet":
-            return train, torchvision.datasets.ImageNet(root, split="val")
+    try:
+        match name:
+            case "cifar10":
+                return train, torchvision.datasets.CIFAR10(root, train=False)
+            case "cifar100":
+                return train, torchvision.datasets.CIFAR100(root, train=False)
+            case "svhn":
+                return train, torchvision.datasets.SVHN(root, split="test", download=download)
+            case "imagenet":
+                return train, torchvision.datasets.ImageNet(root, split="val")
+    except (RuntimeError, FileNotFoundError) as error:
+        raise ValueError(
+            f"the test images of {name} were not found in {root!r} ({str(error).splitlines()[0]})"
+        ) from error
     return train, None
 
 
@@ -348,7 +353,7 @@ class _Evaluation:
         mine = {"dataset": self.name} | dataclasses.asdict(self.settings)
         if path.is_file():
             theirs = json.loads(path.read_text())["settings"]
-            elsewhere = ("device", "precision", "compile")  # a run may continue on another machine
+            elsewhere = ("device", "compile")  # an evaluation may continue on another machine
             differences = [
                 f"{key}={theirs.get(key)!r}, but got {value!r}"
                 for key, value in mine.items()
@@ -367,8 +372,12 @@ class _Evaluation:
                 raise ValueError(
                     f"{self.out} was trained with another policy called {label}; choose another label or folder"
                 )
+        rate, decay, bfloat16 = resolve(self.settings, self.device)
         about = {
             "settings": mine,
+            "learning_rate": rate,
+            "weight_decay": decay,
+            "precision": "bfloat16" if bfloat16 else "float32",
             "train_images": self.counts[0],
             "test_images": self.counts[1],
             "classes": self.classes,

@@ -115,6 +115,22 @@ class Split:
     flip: bool = False
 
 
+def resolve(settings: TrainingSettings, device: torch.device) -> tuple[float, float, bool]:
+    """Learning rate, weight decay, and whether to compute in bfloat16, where ``settings`` leave them open.
+
+    Example:
+        >>> resolve(TrainingSettings(model="wrn40_2", precision="float32"), torch.device("cpu"))
+        (0.1, 0.0002, False)
+    """
+    rate, decay = RATES.get(settings.model or "", (0.1, 5e-4))
+    fast = settings.model != "small" and computes_in_bfloat16(device)
+    return (
+        rate if settings.learning_rate is None else settings.learning_rate,
+        decay if settings.weight_decay is None else settings.weight_decay,
+        fast if settings.precision == "auto" else settings.precision == "bfloat16",
+    )
+
+
 def cutout(images: Tensor, side: int, *, generator: torch.Generator | None = None) -> Tensor:
     """Set a square of each image to zero, which is the mean of normalised images; clipped at the borders.
 
@@ -206,17 +222,13 @@ class Training:
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if settings.compile:
             self.network.compile()
-        fast = settings.model != "small" and computes_in_bfloat16(device)
-        self.bfloat16 = fast if settings.precision == "auto" else settings.precision == "bfloat16"
-
-        rate, decay = RATES.get(settings.model, (0.1, 5e-4))
-        self.rate = rate if settings.learning_rate is None else settings.learning_rate
+        self.rate, decay, self.bfloat16 = resolve(settings, device)
         self.optimizer = torch.optim.SGD(
             self.network.parameters(),
             lr=self.rate,
             momentum=0.9,
             nesterov=True,
-            weight_decay=decay if settings.weight_decay is None else settings.weight_decay,
+            weight_decay=decay,
             fused=True,
         )
         self.batch_size = min(settings.batch_size, len(split.train.images))
