@@ -1,0 +1,81 @@
+"""``python -m fasteraa_transforms.search.evaluate DATASET --policies … --out DIR``: does a policy help?
+
+DATASET is as for ``python -m fasteraa_transforms.search``; a folder may also hold ``train`` and ``test`` (or ``val``).
+"""
+
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from fasteraa_transforms.search.comparison import CONTROLS, compare, format_table, open_splits, parse_augmentations
+from fasteraa_transforms.search.data import RECIPES
+from fasteraa_transforms.search.training import TrainingSettings
+
+try:
+    import tyro
+except ImportError as error:
+    raise SystemExit(f'{error}; the evaluation needs: pip install "fasteraa_transforms[search]"') from error
+
+
+@dataclass(frozen=True)
+class Command:
+    """Train the same network with each augmentation, interleaved, and compare their errors on the test images.
+
+    Leaves a folder with table.md, rows.jsonl (one line a finished training), settings.json and TensorBoard events. The
+    same command continues what was cut off; more policies and more seeds may be added to it.
+    """
+
+    dataset: tyro.conf.Positional[str] = "digits"
+    """digits (needs no file), cifar10, cifar100, svhn, imagenet, a folder with one folder of images a class, or one
+    that holds train and test (or val)."""
+    policies: str = ",".join(CONTROLS)
+    """Controls (none, cutout, random, trivialaugment, randaugment, autoaugment), shipped policies and policy files,
+    separated by commas; label=FILE gives one a name of its own in the table."""
+    seeds: int = 3
+    """Trainings with each augmentation."""
+    out: Path | None = None
+    """Folder of the evaluation; none: runs/ and the name of the dataset, -evaluation."""
+    data_dir: Path = Path("data")
+    """Where torchvision's datasets are, or are downloaded to."""
+    download: bool = False
+    """Let torchvision download the dataset (not possible for imagenet)."""
+    paper: dict[str, float] = field(default_factory=dict)
+    """Published errors in percent, for a column of the table: label error label error …"""
+    settings: Annotated[TrainingSettings, tyro.conf.arg(name="")] = field(default_factory=TrainingSettings)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit status is 0, 2 for unusable arguments or data, 130 if interrupted."""
+    program = "python -m fasteraa_transforms.search.evaluate"
+    command = tyro.cli(Command, prog=program, args=arguments)
+    name = command.dataset if command.dataset in RECIPES else Path(command.dataset).resolve().name
+    out = command.out or Path("runs") / f"{name}-evaluation"
+    try:
+        augmentations = parse_augmentations(command.policies)
+        dataset, test = open_splits(command.dataset, data_dir=command.data_dir, download=command.download)
+        rows = compare(
+            dataset,
+            augmentations,
+            command.settings,
+            test=test,
+            out=out,
+            seeds=command.seeds,
+            name=name,
+            paper=command.paper,
+            command=f"{program} {shlex.join(sys.argv[1:] if arguments is None else arguments)}",
+        )
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; {out} keeps what is done, and the same command continues it", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(format_table(rows, paper=command.paper))
+    print(f"wrote {out / 'table.md'} and {out / 'rows.jsonl'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
