@@ -675,3 +675,11 @@ def test_recipes_are_commands_that_parse(path: Path, tmp_path: Path) -> None:
     assert set(command.paper) <= {label for label, _, _ in items}
     assert command.paper
     assert path.read_text().splitlines()[1].endswith("Not run.")
+
+
+def test_images_that_can_only_be_iterated_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[open_splits.__module__], "open_dataset", lambda *args, **options: iter(()))
+    with pytest.raises(
+        ValueError, match=r"^own:images should be a map-style dataset, but got a tuple_iterator instead$"
+    ):
+        open_splits("own:images")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torchvision
@@ -99,17 +99,18 @@ def open_splits(
         Both, or all images and None where there is no official test split (digits, other folders).
 
     Raises:
-        ValueError: neither a known name nor a folder, the files are not there, or the splits have different classes.
+        ValueError: neither a known name nor a folder, the files are not there, the splits have different classes, or
+            images can only be iterated over.
     """
     folder = Path(name)
     parts = [folder / part for part in ("test", "val") if (folder / part).is_dir()]
     if name not in RECIPES and parts and (folder / "train").is_dir():
-        train, test = (open_dataset(str(part)) for part in (folder / "train", parts[0]))
+        train, test = (_open(str(part)) for part in (folder / "train", parts[0]))
         ours, theirs = (getattr(split, "classes", None) for split in (train, test))
         if ours != theirs:
             raise ValueError(f"train and {parts[0].name} of {name!r} should have the same classes, but they differ")
         return train, test
-    train, root = open_dataset(name, data_dir=data_dir, download=download), str(data_dir)
+    train, root = _open(name, data_dir=data_dir, download=download), str(data_dir)
     try:
         match name:
             case "cifar10":
@@ -125,6 +126,13 @@ def open_splits(
             f"the test images of {name} were not found in {root!r} ({str(error).splitlines()[0]})"
         ) from error
     return train, None
+
+
+def _open(name: str, **options: Any) -> MapDataset:
+    dataset = open_dataset(name, **options)
+    if not hasattr(dataset, "__getitem__"):
+        raise ValueError(f"{name} should be a map-style dataset, but got a {type(dataset).__name__} instead")
+    return cast(MapDataset, dataset)
 
 
 @dataclass(frozen=True)
