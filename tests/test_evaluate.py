@@ -679,7 +679,5 @@ def test_recipes_are_commands_that_parse(path: Path, tmp_path: Path) -> None:
 
 def test_images_that_can_only_be_iterated_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[open_splits.__module__], "open_dataset", lambda *args, **options: iter(()))
-    with pytest.raises(
-        ValueError, match="own:images should be a map-style dataset, but got a tuple_iterator"
-    ):
+    with pytest.raises(ValueError, match="own:images should be a map-style dataset, but got a tuple_iterator"):
         open_splits("own:images")

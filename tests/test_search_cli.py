@@ -144,7 +144,7 @@ def test_a_folder_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert policy.provenance["images"] == 16
 
 
-SMALL = flags("--epochs 1 --batch-size 8 --sub-policies 2 --stages 1")
+SMALL = flags("--preset paper --epochs 1 --batch-size 8 --sub-policies 2 --stages 1")
 
 
 def own_images() -> list[tuple[torch.Tensor, int]]:

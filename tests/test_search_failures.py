@@ -18,7 +18,7 @@ from fasteraa_transforms.search import SearchFailed, Settings, pictures, run, se
 from fasteraa_transforms.search.__main__ import main
 from fasteraa_transforms.search.loop import STEP_METRICS, Objective, SearchState
 
-TINY = Settings(epochs=3, batch_size=16, sub_policies=3, stages=1, num_images=48, padding=1)
+TINY = Settings.paper(epochs=3, batch_size=16, sub_policies=3, stages=1, num_images=48, padding=1)
 STEPS_PER_EPOCH = 3
 PATIENCE = 600  # seconds for what takes some ten; on a machine that many share it can be minutes
 
@@ -224,7 +224,10 @@ Path.write_bytes = disturbed
 sys.exit(main(arguments))
 """
 SETTINGS = {"epochs": 3, "num-images": 48, "batch-size": 16, "sub-policies": 3, "stages": 1, "image-size": 12}
-ARGUMENTS = [text for name, value in SETTINGS.items() for text in (f"--{name}", str(value))]
+ARGUMENTS = [
+    "--preset=paper",
+    *(text for name, value in SETTINGS.items() for text in (f"--{name}", str(value))),
+]
 
 
 def run_program(how: str, *arguments: str) -> "subprocess.CompletedProcess[str]":

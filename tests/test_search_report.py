@@ -272,7 +272,7 @@ def test_of_many_sub_policies_some_are_in_pictures_and_all_in_the_table() -> Non
 
 
 def test_a_run_leaves_its_report(tmp_path: Path) -> None:
-    settings = Settings(epochs=1, batch_size=32, num_images=64, image_size=12, padding=1, sub_policies=2)
+    settings = Settings.paper(epochs=1, batch_size=32, num_images=64, image_size=12, padding=1, sub_policies=2)
     policy = search(
         Digits(), settings, out=tmp_path, progress=False, affinity_diversity=True, name=NASTY, source={"dataset": "x"}
     )
