@@ -26,7 +26,7 @@ from fasteraa_transforms.search.critic import Critic, fitting_backbone, make_bac
 from fasteraa_transforms.search.data import FOLDER_RECIPE, RECIPES, ImageSet, Recipe, Samples, load_images
 from fasteraa_transforms.search.loop import STEP_METRICS, Objective, SearchState, batches
 from fasteraa_transforms.search.settings import Settings, computes_in_bfloat16, pick_device
-from fasteraa_transforms.search.validation import cross_validate
+from fasteraa_transforms.search.validation import FOLDS, cross_validate
 
 EXPLODED = 1e4
 """A gradient penalty above it, in the median step of an epoch, ends the search: a slope above 100 where 1 is wanted."""
@@ -379,9 +379,12 @@ class _Run:
 
     def _train_classifier(self) -> None:
         """Let the classifier learn the classes before it guards them."""
+        from tqdm import tqdm
+
         began = time.perf_counter()
         measured: list[Tensor] = []
-        for _ in range(self.settings.classifier_epochs):
+        epochs = range(self.settings.classifier_epochs)
+        for _ in tqdm(epochs, "training the classifier first", unit="epoch", disable=not self.progress):
             measured = [self.objective.classify(self.state, *batch) for batch in self._batches()]
         loss, accuracy = torch.stack(measured).mean(0).tolist()
         self.classifier = {"loss": loss, "accuracy": accuracy}
@@ -395,6 +398,8 @@ class _Run:
 
     def _choose(self) -> None:
         """Keep the policy of the strength that held-out images prefer."""
+        from tqdm import tqdm
+
         began = time.perf_counter()
         settings, policy = self.settings, self.state.policy
         found = list(zip(settings.held, self.found, strict=True))
@@ -402,7 +407,8 @@ class _Run:
             nothing = {**self.found[-1]["policy"], "probabilities": torch.zeros_like(policy.probabilities)}
             found.append((0.0, {"policy": nothing, "last_epoch": self.last_epoch}))
         trials = []
-        for fraction, each in found:
+        networks = f"training {FOLDS} small networks for each strength"
+        for fraction, each in tqdm(found, networks, unit="strength", disable=not self.progress):
             policy.load_state_dict(each["policy"])
             exact = policy.to_policy(f"{self.name} at {fraction:g}", prune=settings.prune)
             if self.folder is not None:
