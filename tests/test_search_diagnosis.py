@@ -311,6 +311,11 @@ def test_the_verdict_names_what_lost_and_what_gained() -> None:
     assert "Gained most share: rotate 0.020 → 0.100, shear_x 0.020 → 0.090, flip 0.020 → 0.080." in lines
     assert lines[-1].startswith("Whether the policy helps training is not measured by a search")
 
+    end = dict.fromkeys(NAMES, 0.0)
+    verdict = diagnosis(relaxed(), relaxed(1), share_start=start, share_end=end).verdict()
+    assert "Lost most share: " in verdict
+    assert "Gained" not in verdict
+
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
 

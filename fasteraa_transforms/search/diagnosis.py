@@ -209,8 +209,11 @@ class Diagnosis:
         )
         changes = {name: self.share_end[name] - share for name, share in self.share_start.items()}
         ranked = sorted(changes, key=lambda name: changes[name])
-        lines.append("Lost most share: " + ", ".join(self._change(name) for name in ranked[:3]) + ".")
-        lines.append("Gained most share: " + ", ".join(self._change(name) for name in reversed(ranked[-3:])) + ".")
+        lost = [name for name in ranked if changes[name] < 0][:3]
+        gained = [name for name in reversed(ranked) if changes[name] > 0][:3]
+        for verb, names in (("Lost", lost), ("Gained", gained)):
+            if names:
+                lines.append(f"{verb} most share: {', '.join(map(self._change, names))}.")
         if self.trials:
             errors = ", ".join(
                 f"{trial.error:.1%} " + (f"at {trial.strength:.3f}" if trial.fraction else "without augmentation")

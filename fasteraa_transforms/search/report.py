@@ -72,6 +72,9 @@ def page(
     provenance = dict(policy.provenance)
     facts = {"source": dict(source or {}), **{key: provenance[key] for key in provenance if key != "diagnosis"}}
     shares = [row["share"] for row in metrics if row["kind"] == "epoch"]
+    # Of the policy that was kept, which need not be that of the last epoch.
+    kept: Any = provenance.get("diagnosis") or {}
+    final = kept.get("share_end", shares[-1])
     shown = min(len(policy), _SHOWN)
     parts = [
         f"<h1>{title}</h1>",
@@ -89,7 +92,7 @@ def page(
         '<p class="dim">Share: selection × probability, mean over all stages, at the start and at the end.</p>',
         _table(
             ("operation", "start", "end", "change"),
-            ((name, *_change(shares[0][name], shares[-1][name])) for name in shares[0]),
+            ((name, *_change(shares[0][name], final[name])) for name in shares[0]),
             numbers=(1, 2, 3),
         ),
         "<h2>The policy in pictures</h2>",
