@@ -60,7 +60,7 @@ class _Exporter:
         fill: float | Sequence[float],
         leave_out: Collection[str],
     ) -> None:
-        self.library, self.height, self.width, self.leave_out = library, height, width, leave_out
+        self.module, self.height, self.width, self.leave_out = library, height, width, leave_out
         self.border = {
             "interpolation": interpolation,
             "border_mode": _BORDER_CONSTANT,
@@ -69,12 +69,12 @@ class _Exporter:
 
     def policy(self, policy: Policy) -> Any:
         sub_policies = [
-            self.library.Sequential(
+            self.module.Sequential(
                 [self.stage(stage, f"$.sub_policies[{i}][{k}]") for k, stage in enumerate(sub_policy)], p=1
             )
             for i, sub_policy in enumerate(policy.sub_policies)
         ]
-        return self.library.Compose([self.library.OneOf(sub_policies, p=1)])
+        return self.module.Compose([self.module.OneOf(sub_policies, p=1)])
 
     def stage(self, stage: tuple[Candidate, ...], place: str) -> Any:
         """One of the candidates, each with its share of the draws; what they leave is NoOp's."""
@@ -90,11 +90,11 @@ class _Exporter:
                 magnitude = torch.tensor(sign * (candidate.magnitude or 0.0), dtype=torch.float64)
                 name, arguments = self.transform(candidate.operation, operation.parameter(magnitude).item(), place, i)
                 if name != "NoOp":
-                    transforms.append(getattr(self.library, name)(**arguments, p=share))
+                    transforms.append(getattr(self.module, name)(**arguments, p=share))
         rest = 1 - math.fsum(transform.p for transform in transforms)
         if rest > 0:
-            transforms.append(self.library.NoOp(p=min(rest, 1.0)))
-        return self.library.OneOf(transforms, p=1)
+            transforms.append(self.module.NoOp(p=min(rest, 1.0)))
+        return self.module.OneOf(transforms, p=1)
 
     def transform(self, name: str, parameter: float, place: str, index: int) -> tuple[str, dict[str, Any]]:
         """Name and arguments of the transform that does what an operation does at one parameter."""
