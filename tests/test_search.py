@@ -28,8 +28,8 @@ from fasteraa_transforms.search import (
     search,
 )
 from fasteraa_transforms.search.critic import Critic, make_backbone
+from fasteraa_transforms.search.folder import RunFolder
 from fasteraa_transforms.search.loop import STEP_METRICS, Objective, SearchState, batches
-from fasteraa_transforms.search.run import RunFolder
 from fasteraa_transforms.search.settings import PRESETS, computes_in_bfloat16, pick_device
 
 SMALL = Settings.paper(epochs=3, num_images=256, batch_size=64, image_size=12, padding=1)

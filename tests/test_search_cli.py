@@ -17,8 +17,8 @@ from PIL import Image
 from fasteraa_transforms import Policy
 from fasteraa_transforms.search import Settings, pictures, run
 from fasteraa_transforms.search.__main__ import main
+from fasteraa_transforms.search.folder import RunFolder
 from fasteraa_transforms.search.loop import Objective
-from fasteraa_transforms.search.run import RunFolder
 
 MODULE = "fasteraa_transforms.search"
 PATIENCE = 600  # seconds for what takes some ten; on a machine that many share it can be minutes

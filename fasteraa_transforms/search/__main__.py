@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fasteraa_transforms.search.data import RECIPES, open_dataset
-from fasteraa_transforms.search.run import RunFolder, SearchFailed, search
+from fasteraa_transforms.search.folder import RunFolder
+from fasteraa_transforms.search.run import SearchFailed, search
 from fasteraa_transforms.search.settings import PRESETS, Settings
 from fasteraa_transforms.search.shards import Shards
 

@@ -21,7 +21,7 @@ from fasteraa_transforms.policy import Policy
 from fasteraa_transforms.relaxed import RelaxedPolicy
 from fasteraa_transforms.search.critic import fitting_backbone
 from fasteraa_transforms.search.data import FOLDER_RECIPE, RECIPES, ImageSet, MapDataset, load_images, open_dataset
-from fasteraa_transforms.search.run import RunFolder, _processor
+from fasteraa_transforms.search.folder import RunFolder, processor
 from fasteraa_transforms.search.settings import pick_device
 from fasteraa_transforms.search.training import Augment, Split, Training, TrainingSettings, resolve
 from fasteraa_transforms.transform import FasterAutoAugment
@@ -542,7 +542,7 @@ def _one_by_one(transform: Callable[[Tensor], Tensor]) -> Augment:
 def _hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, of which PyTorch uses {torch.get_num_threads()}"
+    return f"{processor()}, of which PyTorch uses {torch.get_num_threads()}"
 
 
 def _digest(policy: Policy) -> str:

@@ -5,10 +5,9 @@ import dataclasses
 import io
 import json
 import os
-import platform
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from fasteraa_transforms.search import diagnosis, pictures, report
 from fasteraa_transforms.search.affinity import affinity_and_diversity as measure_affinity_and_diversity
 from fasteraa_transforms.search.critic import Critic, fitting_backbone, make_backbone
 from fasteraa_transforms.search.data import FOLDER_RECIPE, RECIPES, ImageSet, Recipe, Samples, load_images
+from fasteraa_transforms.search.folder import RunFolder, processor
 from fasteraa_transforms.search.loop import STEP_METRICS, Objective, SearchState, batches
 from fasteraa_transforms.search.settings import Settings, computes_in_bfloat16, pick_device
 from fasteraa_transforms.search.validation import FOLDS, cross_validate
@@ -141,78 +141,6 @@ def _held_size(recipe: Recipe) -> tuple[int, int] | None:
         return None
     height, width = recipe.image_size
     return height + recipe.margin, width + recipe.margin
-
-
-class RunFolder:
-    """The files of a run. What is replaced is replaced whole: a crash leaves the old file or the new one."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.checkpoint = path / "checkpoint.pt"
-        self.settings = path / "settings.json"
-        self.policy = path / "policy.json"
-        self.metrics = path / "metrics.jsonl"
-
-    def prepare(self, settings: Settings, *, resume: bool) -> None:
-        """Make the folder, or check that it holds a run of these settings to resume."""
-        if resume:
-            if not self.checkpoint.is_file():
-                raise FileNotFoundError(f"{self.path} holds no checkpoint to resume from")
-            for torn in self.path.glob(".*.tmp"):  # of a run that was killed while it wrote
-                torn.unlink()
-            if (found := self.load_settings()) != settings:
-                raise ValueError(f"{self.path} was run with {found}, which is not {settings}; resume with the same")
-            return
-        if self.checkpoint.exists() or self.policy.exists():
-            raise FileExistsError(f"{self.path} holds a run already; resume it, or choose another folder")
-        self.path.mkdir(parents=True, exist_ok=True)
-
-    def load_settings(self) -> Settings:
-        """The settings of the run in the folder."""
-        fields = json.loads(self.settings.read_text())["settings"]
-        # A run of before the strength could be held has the paper's value of what it does not name.
-        tuples = {name: tuple(fields[name]) for name in ("betas", "strengths") if name in fields}
-        return Settings.paper(**{**fields, **tuples})
-
-    def replace(self, path: Path, write: Callable[[Path], object]) -> None:
-        """Write ``path`` through ``write`` to a temporary file that then takes its place."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            write(temporary)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def replace_json(self, path: Path, value: object) -> None:
-        """Write ``value`` as JSON in the place of ``path``."""
-        self.replace(path, lambda file: file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n"))
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The rows of ``metrics.jsonl``."""
-        if not self.metrics.exists():
-            return []
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
-
-    def append(self, rows: list[dict[str, Any]]) -> None:
-        """Add rows to ``metrics.jsonl``."""
-        with self.metrics.open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-
-    def forget_after(self, epoch: int) -> None:
-        """Drop the rows of epochs that the checkpoint does not know; a crash can leave them, the last one torn."""
-        if not self.metrics.exists():
-            return
-        kept = []
-        for line in self.metrics.read_text().splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                break
-            if row["epoch"] <= epoch:
-                kept.append(line + "\n")
-        self.replace(self.metrics, lambda file: file.write_text("".join(kept)))
 
 
 class _Run:
@@ -576,7 +504,7 @@ class _Run:
             "epochs": self.state.epoch,
             "steps": self.state.epoch * self.steps_per_epoch,
             "seconds": round(self.seconds, 1),
-            "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+            "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
             "threads": torch.get_num_threads(),
             "versions": {
                 "fasteraa_transforms": fasteraa_transforms.__version__,
@@ -651,13 +579,3 @@ def _postfix(values: Tensor) -> dict[str, str]:
         "wasserstein": f"{measured['wasserstein']:.2f}",
         "accuracy": f"{measured['accuracy_real']:.0%}",
     }
-
-
-def _processor() -> str:
-    """Model name of the processor, as Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} threads" if names else platform.machine()

@@ -15,8 +15,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from fasteraa_transforms.epilogue import Epilogue
 from fasteraa_transforms.search.data import ImageSet, baseline
+from fasteraa_transforms.search.folder import RunFolder
 from fasteraa_transforms.search.models import make_model
-from fasteraa_transforms.search.run import RunFolder
 from fasteraa_transforms.search.settings import computes_in_bfloat16
 
 Augment = Callable[[Tensor], Tensor]
