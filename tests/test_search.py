@@ -32,6 +32,7 @@ from fasteraa_transforms.search.folder import RunFolder
 from fasteraa_transforms.search.loop import STEP_METRICS, Objective, SearchState, batches
 from fasteraa_transforms.search.settings import PRESETS, computes_in_bfloat16, pick_device
 
+SOURCE = {"dataset": "digits", "data_dir": "data"}
 SMALL = Settings.paper(epochs=3, num_images=256, batch_size=64, image_size=12, padding=1)
 STEPS_PER_EPOCH = 4
 TINY = Settings.paper(epochs=2, batch_size=16, sub_policies=3, stages=1, num_images=32)
@@ -495,7 +496,7 @@ class Finished:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A run that nothing disturbed. Shared: look, do not touch."""
     folder = tmp_path_factory.mktemp("runs") / "deep" / "digits"
-    policy = search(Digits(), SMALL, out=folder, progress=False, source={"dataset": "digits", "data_dir": "data"})
+    policy = search(Digits(), SMALL, out=folder, progress=False, source=SOURCE)
     return Finished(folder, policy)
 
 
@@ -527,6 +528,9 @@ def test_provenance(finished: Finished) -> None:
     provenance = finished.policy.provenance
     assert provenance["dataset"] == "digits"
     assert provenance["images"] == 256
+    assert provenance["images_available"] == 1797
+    assert provenance["image_size"] == [12, 12]
+    assert provenance["classes"] == 10
     assert provenance["epochs"] == 3
     assert provenance["steps"] == 3 * STEPS_PER_EPOCH
     assert provenance["settings"] == json.loads(json.dumps(dataclasses.asdict(SMALL)))
@@ -569,7 +573,7 @@ def test_settings_file(finished: Finished) -> None:
     saved = json.loads((finished.folder / "settings.json").read_text())
     assert RunFolder(finished.folder).load_settings() == SMALL
     assert saved["dataset"] == "digits"
-    assert saved["source"] == {"dataset": "digits", "data_dir": "data"}
+    assert saved["source"] == SOURCE
     assert saved["recipe"]["critic"] == "small"
     assert saved["recipe"]["flip"] is False
     assert saved["recipe"]["padding"] == 1
@@ -715,7 +719,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         with monkeypatch.context() as patch:
             interrupt_step(patch, number)
             with pytest.raises(SearchInterrupted) as caught:
-                search(Digits(), SMALL, out=tmp_path / "run", resume=i > 0, progress=False)
+                search(Digits(), SMALL, out=tmp_path / "run", resume=i > 0, progress=False, source=SOURCE)
         done += (number - 1) // STEPS_PER_EPOCH
         assert isinstance(caught.value, KeyboardInterrupt)
         assert f"interrupted in epoch {done + 1} of 3; {tmp_path / 'run'} keeps {done} whole epochs" in str(
@@ -725,7 +729,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         kept = Policy.load(tmp_path / "run" / "policy.json")
         assert kept.provenance["epochs"] == done
         assert kept != finished.policy
-    resumed = search(Digits(), SMALL, out=tmp_path / "run", resume=True, progress=False)
+    resumed = search(Digits(), SMALL, out=tmp_path / "run", resume=True, progress=False, source=SOURCE)
     assert resumed == finished.policy
     assert without_time(resumed.provenance) == without_time(finished.policy.provenance)
     assert Policy.load(tmp_path / "run" / "policy.json") == finished.policy

@@ -158,13 +158,15 @@ def own_images() -> list[tuple[torch.Tensor, int]]:
 def test_a_dataset_of_ones_own(how: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     dataset = f"{__name__}:own_images"
-    arguments = [*how, dataset, *SMALL, "--num-images", "12", "--balanced"]
+    arguments = [*how, dataset, *SMALL, "--num-images", "12", "--balanced", "--description", "random bytes"]
     assert main(arguments) == 0
     out = tmp_path / "runs" / "own_images"
     policy = Policy.load(out / "policy.json")
     assert (policy.name, policy.provenance["images"]) == ("own_images", 12)
     assert RunFolder(out).load_settings().balanced
-    assert json.loads((out / "settings.json").read_text())["source"] == {"dataset": dataset, "data_dir": "data"}
+    source = {"dataset": dataset, "description": "random bytes"}
+    assert policy.provenance["source"] == source
+    assert json.loads((out / "settings.json").read_text())["source"] == {**source, "data_dir": "data"}
     assert main(["--resume", str(out)]) == 0
     assert Policy.load(out / "policy.json") == policy
 

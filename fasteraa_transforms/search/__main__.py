@@ -42,6 +42,8 @@ class Command:
     """In place of a dataset: webdataset shards, each sample an image and a .cls (extra webdataset)."""
     name: str | None = None
     """Name of the policy; none: that of the dataset. If digits, cifar10, …, it is searched as that one."""
+    description: str | None = None
+    """Which images these are, in words; the policy's provenance keeps it."""
     out: Path | None = None
     """Folder of the run; none: runs/ and the name."""
     resume: Path | None = None
@@ -111,9 +113,11 @@ def _source(command: Command) -> dict[str, Any]:
     if len(given) > 1:
         found = " and ".join(" ".join(each) if isinstance(each, tuple) else each for each in given)
         raise ValueError(f"one dataset or shards should be given, but got {found} instead")
+    described = {"description": command.description} if command.description else {}
     if command.shards:
-        return {"shards": list(command.shards)}
-    return {"dataset": command.images or command.dataset or "digits", "data_dir": str(command.data_dir)}
+        return {"shards": list(command.shards), **described}
+    dataset = command.images or command.dataset or "digits"
+    return {"dataset": dataset, "data_dir": str(command.data_dir), **described}
 
 
 def _name(source: dict[str, Any]) -> str:

@@ -67,7 +67,8 @@ def search(
             run.
         name: of the policy; if it is that of a known dataset (digits, cifar10, …), that dataset's recipe is the
             default of what ``settings`` leaves open. The class's name in lower case if None.
-        source: how the dataset was opened, kept in ``settings.json`` for whoever resumes the run.
+        source: how the dataset was opened, kept in ``settings.json`` for whoever resumes the run and in the policy's
+            provenance; with a ``description``, it says in words which images they are.
         affinity_diversity: whether to measure affinity and diversity of the policy at the end, which trains six small
             networks; see `search.affinity`.
         progress: whether to show a progress bar and print the verdict.
@@ -159,6 +160,7 @@ class _Run:
     ) -> None:
         self.settings, self.recipe, self.folder, self.progress = settings, recipe, folder, progress
         self.name, self.source = name, dict(source or {})
+        self.available = len(dataset) if hasattr(dataset, "__len__") else None  # images, of which a subset is drawn
         loaded = load_images(
             dataset,
             num_images=recipe.num_images,
@@ -497,7 +499,11 @@ class _Run:
         device = self.data.images.device
         provenance: dict[str, object] = {
             "dataset": self.name,
+            "source": {key: value for key, value in self.source.items() if key != "data_dir"},  # of this machine only
             "images": len(self.data.images),
+            "images_available": self.available,
+            "image_size": list(self.size),
+            "classes": self.data.classes,
             "settings": _as_json(self.settings),
             "recipe": _as_json(self.recipe),
             "precision": str(self.objective.precision).removeprefix("torch."),
