@@ -645,14 +645,15 @@ def test_the_module_runs() -> None:
 RECIPES = sorted((ROOT / "search" / "recipes").glob("*.sh"))
 
 
+@pytest.mark.parametrize("scale", ["paper", "digits"])
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_recipes_are_commands_that_parse(path: Path, tmp_path: Path) -> None:
+def test_recipes_are_commands_that_parse(path: Path, scale: str, tmp_path: Path) -> None:
     """Run the script with a `python` that writes down its arguments, then parse them as the command lines do."""
     stub = tmp_path / "bin" / "python"
     stub.parent.mkdir()
     stub.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$(IFS='|'; echo \"$*\")\" >> {tmp_path}/calls\n")
     stub.chmod(0o755)
-    environment = {"PATH": f"{stub.parent}:/usr/bin:/bin", "RUNS": str(tmp_path / "runs")}
+    environment = {"PATH": f"{stub.parent}:/usr/bin:/bin", "RUNS": str(tmp_path / "runs"), "SCALE": scale}
     subprocess.run(["bash", str(path)], check=True, env=environment, cwd=tmp_path)
     searches, evaluations = [], []
     for line in (tmp_path / "calls").read_text().splitlines():
@@ -673,8 +674,10 @@ def test_recipes_are_commands_that_parse(path: Path, tmp_path: Path) -> None:
     for label, _, file in items:
         assert label in CONTROLS or file in made or "-10-of-80" in file
     assert set(command.paper) <= {label for label, _, _ in items}
-    assert command.paper
-    assert path.read_text().splitlines()[1].endswith("Not run.")
+    assert bool(command.paper) == (scale == "paper")
+    assert command.dataset == {"paper": "cifar10"}.get(scale, scale)
+    assert command.settings.model == "small" or scale == "paper"
+    assert "Not run" in path.read_text().splitlines()[1]
 
 
 def test_images_that_can_only_be_iterated_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
