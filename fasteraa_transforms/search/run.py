@@ -364,11 +364,11 @@ class _Run:
                 seed=settings.seed,
             )
             strength = diagnosis.strength(exact, self.probe)
-            group = name.removeprefix("uniform-") if fraction is None else None
+            uniform = name.removeprefix("uniform-") if fraction is None else None
             if fraction is None:  # nothing held it
                 fraction = strength / self.strength_start
             target = fraction * self.strength_start
-            trials.append(diagnosis.Trial(fraction, target, strength, error, loss, uniform=group))
+            trials.append(diagnosis.Trial(fraction, target, strength, error, loss, uniform=uniform))
         # Not by cross entropy, of which augmentation costs a short training some also where it makes fewer errors.
         best = min(range(len(trials)), key=lambda i: (trials[i].error, trials[i].loss))
         self.trials = tuple(dataclasses.replace(trial, chosen=i == best) for i, trial in enumerate(trials))

@@ -66,8 +66,8 @@ class Settings:
     multiplier_rate: float = 0.05
     """How fast the multiplier of the strength rises, a step, where there is none at all."""
     validation_steps: int = 2000
-    """Steps of training for each of the small networks that choose among the policies, with batches of 50. Too few favour
-    none: augmentation pays once a network would overfit."""
+    """Steps of training for each of the small networks that choose among the policies, with batches of 50. Too few
+    favour none: augmentation pays once a network would overfit."""
     policy_learning_rate: float = 2e-2
     """Adam's, for weights, probabilities and magnitudes; the paper: 1e-3."""
     critic_learning_rate: float = 1e-3
