@@ -112,6 +112,7 @@ class Trial:
         error: of networks trained with it, on held-out images, in [0, 1], mean over the folds.
         loss: their cross entropy there, mean over the folds.
         chosen: whether its policy is the one that was kept.
+        uniform: of a uniform policy, which took no search, the group of its operations; None for the others.
     """
 
     fraction: float
@@ -120,6 +121,7 @@ class Trial:
     error: float
     loss: float
     chosen: bool = False
+    uniform: str | None = None
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,11 @@ class Diagnosis:
         change = f"mean displacement of the images {self.strength_start:.3f} at the start, {self.strength_end:.3f} now"
         if self.nothing_chosen:
             lines.append(f"No augmentation was best on held-out images, so this policy does nothing: {change}.")
+        elif self.chosen is not None and self.chosen.uniform:
+            lines.append(
+                f"The uniform policy of the group {self.chosen.uniform}, which takes no search, was best on held-out "
+                f"images, so it is this policy: {change}."
+            )
         elif self.collapsed:
             lines.append(f"Collapsed to the identity: {change}. The objective is best served by doing nothing.")
         else:
@@ -216,7 +223,9 @@ class Diagnosis:
                 lines.append(f"{verb} most share: {', '.join(map(self._change, names))}.")
         if self.trials:
             errors = ", ".join(
-                f"{trial.error:.1%} " + (f"at {trial.strength:.3f}" if trial.fraction else "without augmentation")
+                f"{trial.error:.1%} "
+                + (f"at {trial.strength:.3f}" if trial.fraction else "without augmentation")
+                + (f" (uniform, {trial.uniform})" if trial.uniform else "")
                 for trial in self.trials
             )
             lines.append(f"Held-out error of small networks, by the strength of the policy they had: {errors}.")

@@ -25,7 +25,7 @@ from fasteraa_transforms.search.critic import Critic, fitting_backbone, make_bac
 from fasteraa_transforms.search.data import FOLDER_RECIPE, RECIPES, ImageSet, Recipe, Samples, load_images
 from fasteraa_transforms.search.folder import RunFolder, processor
 from fasteraa_transforms.search.loop import STEP_METRICS, Objective, SearchState, batches
-from fasteraa_transforms.search.settings import Settings, computes_in_bfloat16, pick_device
+from fasteraa_transforms.search.settings import GROUPS, Settings, computes_in_bfloat16, pick_device
 from fasteraa_transforms.search.validation import FOLDS, cross_validate
 
 EXPLODED = 1e4
@@ -326,25 +326,38 @@ class _Run:
         """Which of the strengths has its turn in an epoch, counted from 0; as many as there are once all is done."""
         return epoch * len(self.settings.held) // self.settings.epochs
 
+    def _uniform(self, group: str) -> dict[str, Tensor]:
+        """State of the policy in which the operations of a group are all alike."""
+        start = self.start.state_dict()
+        inside = torch.tensor([name in GROUPS[group] for name in self.start.operations])
+        weights = torch.zeros_like(start["weights"]).masked_fill(~inside, -torch.inf)
+        return start | {"weights": weights, "probabilities": torch.full_like(start["probabilities"], 0.5)}
+
     def _choose(self) -> None:
-        """Keep the policy of the strength that held-out images prefer."""
+        """Keep the policy that held-out images prefer."""
         from tqdm import tqdm
 
         began = time.perf_counter()
         settings, policy = self.settings, self.state.policy
-        found = list(zip(settings.held, self.found, strict=True))
+        searched = zip(settings.held, self.found, strict=True)
+        found: list[tuple[str, float | None, dict[str, Any]]] = [
+            (f"strength-{fraction:g}", fraction, each) for fraction, each in searched
+        ]
         if 0 in settings.strengths:
             nothing = {**self.found[-1]["policy"], "probabilities": torch.zeros_like(policy.probabilities)}
-            found.append((0.0, {"policy": nothing, "last_epoch": self.last_epoch}))
+            found.append(("strength-0", 0.0, {"policy": nothing, "last_epoch": self.last_epoch}))
+        for group in settings.uniform:
+            each = {"policy": self._uniform(group), "last_epoch": self.last_epoch}
+            found.append((f"uniform-{group}", None, each))
         trials = []
-        networks = f"training {FOLDS} small networks for each strength"
-        for fraction, each in tqdm(found, networks, unit="strength", disable=not self.progress):
+        networks = f"training {FOLDS} small networks for each policy"
+        for name, fraction, each in tqdm(found, networks, unit="policy", disable=not self.progress):
             policy.load_state_dict(each["policy"])
-            exact = policy.to_policy(f"{self.name} at {fraction:g}", prune=settings.prune)
+            exact = policy.to_policy(f"{self.name} {name}", prune=settings.prune)
             if self.folder is not None:
-                exact.save(self.folder.path / f"strength-{fraction:g}.json")
+                exact.save(self.folder.path / f"{name}.json")
             error, loss = cross_validate(
-                exact if fraction else None,
+                None if fraction == 0 else exact,
                 self.data,
                 size=self.size,
                 padding=self.recipe.padding,
@@ -353,12 +366,16 @@ class _Run:
                 seed=settings.seed,
             )
             strength = diagnosis.strength(exact, self.probe)
-            trials.append(diagnosis.Trial(fraction, fraction * self.strength_start, strength, error, loss))
+            uniform = name.removeprefix("uniform-") if fraction is None else None
+            if fraction is None:  # nothing held it
+                fraction = strength / self.strength_start
+            target = fraction * self.strength_start
+            trials.append(diagnosis.Trial(fraction, target, strength, error, loss, uniform=uniform))
         # Not by cross entropy, of which augmentation costs a short training some also where it makes fewer errors.
         best = min(range(len(trials)), key=lambda i: (trials[i].error, trials[i].loss))
         self.trials = tuple(dataclasses.replace(trial, chosen=i == best) for i, trial in enumerate(trials))
-        policy.load_state_dict(found[best][1]["policy"])
-        self.last_epoch = found[best][1]["last_epoch"]
+        policy.load_state_dict(found[best][2]["policy"])
+        self.last_epoch = found[best][2]["last_epoch"]
         self.seconds += time.perf_counter() - began
         if self.folder is not None:
             self._save()

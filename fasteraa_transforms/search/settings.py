@@ -8,6 +8,15 @@ from typing import Any, Literal, Self
 
 import torch
 
+from fasteraa_transforms.operations import OPERATIONS
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "all": tuple(OPERATIONS),
+    "colour": ("posterize", "contrast", "color", "brightness", "sharpness", "auto_contrast", "equalize"),
+    "geometry": ("shear_x", "shear_y", "translate_x", "translate_y", "rotate"),
+}
+"""Operations of the uniform policies."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -50,10 +59,15 @@ class Settings:
     """Strengths to hold the policy at, one after another, as fractions of that of the random start; held-out images
     choose among the policies found. 0 is no augmentation, which takes no search. None given, as in the paper: nothing
     holds the strength, and nothing is chosen."""
+    uniform: tuple[str, ...] = ("all", "colour", "geometry")
+    """Groups of operations whose uniform policies (all alike, probability 1/2, the magnitudes of the start) are tried
+    beside those of the strengths: they take no search, and a search that finds less than they are worth says so.
+    None given, as in the paper: none are tried."""
     multiplier_rate: float = 0.05
     """How fast the multiplier of the strength rises, a step, where there is none at all."""
-    validation_steps: int = 500
-    """Steps of training for each of the small networks that choose among the strengths, with batches of 50."""
+    validation_steps: int = 2000
+    """Steps of training for each of the small networks that choose among the policies, with batches of 50. Too few
+    favour none: augmentation pays once a network would overfit."""
     policy_learning_rate: float = 2e-2
     """Adam's, for weights, probabilities and magnitudes; the paper: 1e-3."""
     critic_learning_rate: float = 1e-3
@@ -102,6 +116,14 @@ class Settings:
             raise ValueError(f"strengths should not be negative, but got {self.strengths} instead")
         if self.strengths and not self.held:
             raise ValueError(f"strengths should have one above 0, but got {self.strengths} instead")
+        if unknown := [name for name in self.uniform if name not in GROUPS]:
+            raise ValueError(
+                f"uniform should name groups among {', '.join(GROUPS)}, but got {', '.join(unknown)} instead"
+            )
+        if self.uniform and not self.strengths:
+            raise ValueError(
+                "uniform policies should stand beside strengths to choose from, but strengths are not given"
+            )
         if self.epochs < len(self.held):
             raise ValueError(
                 f"epochs should be at least 1 for each of {len(self.held)} strengths, but got {self.epochs} instead"
@@ -123,6 +145,7 @@ class Settings:
             "classification_weight": 0.1,
             "classifier_epochs": 0,
             "strengths": (),
+            "uniform": (),
             "selection_temperature": 0.05,
         }
         return cls(**settings | changes)
