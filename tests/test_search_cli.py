@@ -268,7 +268,7 @@ def test_resuming_takes_dataset_and_settings_from_the_folder(
         (["--num-images", "16"], "batch_size is 128, but there are 16 images; lower it"),
         (
             ["--critic", "vgg"],
-            "critic should be one of small, wrn40_2, resnet50 or module:callable, but got 'vgg' instead",
+            "critic should be one of small, compact, wrn40_2, resnet50 or module:callable, but got 'vgg' instead",
         ),
         (
             ["--critic", "no_such_module:net"],

@@ -96,7 +96,8 @@ def test_wide_resnet_refuses_other_depths(depth: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "features", "size"), [("small", 256, 8), ("small", 256, 13), ("wrn40_2", 128, 16), ("resnet50", 2048, 32)]
+    ("name", "features", "size"),
+    [("small", 256, 8), ("small", 256, 13), ("compact", 128, 9), ("wrn40_2", 128, 16), ("resnet50", 2048, 32)],
 )
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_backbones_by_name(name: str, features: int, size: int, channels: int) -> None:
@@ -106,7 +107,7 @@ def test_backbones_by_name(name: str, features: int, size: int, channels: int) -
 
 
 def test_every_named_backbone_is_tested() -> None:
-    assert set(BACKBONES) == {"small", "wrn40_2", "resnet50"}
+    assert set(BACKBONES) == {"small", "compact", "wrn40_2", "resnet50"}
 
 
 def test_resnet_50_is_torchvisions_without_the_classifier() -> None:
@@ -136,7 +137,7 @@ def test_backbone_of_the_users_own(own_module: Any) -> None:
 
 @pytest.mark.parametrize("name", ["wrn", "", "WRN40_2", "torchvision.models.resnet18"])
 def test_unknown_backbone(name: str) -> None:
-    with pytest.raises(ValueError, match=r"^critic should be one of small, wrn40_2, resnet50 or module:call") as caught:
+    with pytest.raises(ValueError, match=r"^critic should be one of small, compact, wrn40_2, resnet50 or module:call") as caught:
         make_backbone(name, 3)
     assert str(caught.value).endswith(f"but got {name!r} instead")
 

@@ -50,8 +50,9 @@ class Settings:
     flip: bool | None = None
     """Whether the baseline preprocessing mirrors images; none: yes, but for digits."""
     critic: str | None = None
-    """small, wrn40_2, resnet50, or module:callable taking the number of channels; none: small for digits, else by the
-    size of the images: small up to 16 pixels, wrn40_2 up to 64, else resnet50."""
+    """small, compact (for 32×32 photographs on a CPU), wrn40_2, resnet50, or module:callable taking the number of
+    channels; none: small for digits, else by the size of the images: small up to 16 pixels, wrn40_2 up to 64, else
+    resnet50."""
     classifier_epochs: int = 20
     """Passes over the subset that train the classifier alone, before the search, so that it can guard the classes; the
     paper: 0."""
