@@ -102,9 +102,9 @@ def small(channels: int) -> nn.Module:
 
 
 def compact(channels: int) -> nn.Module:
-    """Five convolutions with batch norm, for 32×32 photographs on a CPU: a tenth of the arithmetic of `wrn40_2`."""
+    """Four convolutions with batch norm, for photographs on a CPU: 1/60 of the arithmetic of `wrn40_2`."""
     layers: list[nn.Module] = []
-    for width, stride in ((32, 1), (64, 2), (64, 1), (128, 2), (128, 1)):
+    for width, stride in ((32, 2), (64, 2), (128, 2), (128, 1)):
         layers += [nn.Conv2d(channels, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
         channels = width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -50,7 +50,7 @@ class Settings:
     flip: bool | None = None
     """Whether the baseline preprocessing mirrors images; none: yes, but for digits."""
     critic: str | None = None
-    """small, compact (for 32×32 photographs on a CPU), wrn40_2, resnet50, or module:callable taking the number of
+    """small, compact (for photographs on a CPU), wrn40_2, resnet50, or module:callable taking the number of
     channels; none: small for digits, else by the size of the images: small up to 16 pixels, wrn40_2 up to 64, else
     resnet50."""
     classifier_epochs: int = 20
