@@ -97,7 +97,9 @@ def main(arguments: list[str] | None = None) -> int:
         world.tell(f"error: {error}")
         return 2
     if world.first:
-        print(f"wrote {out / 'policy.json'}; augment with FasterAutoAugment.from_pretrained({str(out / 'policy.json')!r})")
+        print(
+            f"wrote {out / 'policy.json'}; augment with FasterAutoAugment.from_pretrained({str(out / 'policy.json')!r})"
+        )
     return 0
 
 

@@ -301,7 +301,7 @@ def synchronise(network: nn.Module, world: World) -> nn.Module:
     for module in network.modules():
         if type(module) is SecondOrderBatchNorm2d:
             module.__class__ = SynchronisedBatchNorm2d
-            module.world = world
+            module.world = world  # type: ignore[assignment]
         elif isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, SynchronisedBatchNorm2d):
             raise ValueError(
                 "the batch norm of a critic should be BatchNorm2d, affine and with a momentum, for several processes, "

@@ -199,7 +199,7 @@ class _Run:
                 f"batch_size is {settings.batch_size}, but there are {len(loaded.images)} images; lower it"
             )
         if world.size > 1:
-            checksum = zlib.crc32(loaded.images.numpy(), zlib.crc32(loaded.labels.numpy()))
+            checksum = zlib.crc32(loaded.images.numpy().data, zlib.crc32(loaded.labels.numpy().data))
             world.agree("the checksum of the images", checksum)
             # What a GPU draws depends on its model too.
             world.agree("the device", torch.cuda.get_device_name(device) if device.type == "cuda" else device.type)
