@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
             out = command.out or Path("runs") / name
         else:
             out = command.resume
-            source, name, settings = _saved(out)
+            source, name, settings = world.from_first(lambda: _saved(out))
         search(
             Shards(source["shards"])
             if "shards" in source

@@ -226,12 +226,11 @@ class World:
         wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         handler = signal.signal(signal.SIGTERM, lambda *_: None)
         threading.Thread(target=watch, daemon=True).start()
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, handler)
-            signal.set_wakeup_fd(wakeup)
-            os.close(write)
+        yield
+        # Not after an error: its own message may come too late.
+        signal.signal(signal.SIGTERM, handler)
+        signal.set_wakeup_fd(wakeup)
+        os.close(write)
 
     @property
     def program(self) -> str:
