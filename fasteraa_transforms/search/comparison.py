@@ -255,7 +255,7 @@ def compare(
 
     Started by torchrun, or where `torch.distributed` has a process group, all processes have to call it alike. Each
     trains on its own device, who is ready takes the next training, and all return all rows. What they have done is
-    merged by way of ``out``, a folder that all of them see; the first one shows the progress of its own trainings.
+    merged by way of ``out``, a folder that all of them see.
 
     Args:
         dataset: the training split, or all images; map-style, samples (image, label), as for `search`.

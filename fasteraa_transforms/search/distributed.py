@@ -239,6 +239,7 @@ class World:
 
 
 def _store() -> Any:
+    # PyTorch shows it in no other way.
     return dist.distributed_c10d._get_default_store()
 
 
