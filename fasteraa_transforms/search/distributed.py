@@ -198,8 +198,12 @@ class World:
     def quiet(self) -> Iterator[None]:
         """Within it, all but the first print nothing: for what would be said alike by all."""
         nowhere = None if self.first else io.StringIO()
-        with redirect_stdout(nowhere or sys.stdout), redirect_stderr(nowhere or sys.stderr):
-            yield
+        try:
+            with redirect_stdout(nowhere or sys.stdout), redirect_stderr(nowhere or sys.stderr):
+                yield
+        except SystemExit:
+            self.gather_objects(None)  # or torchrun may end the first one before it has spoken
+            raise
 
     @contextmanager
     def telling_when_terminated(self, left: Callable[[], str]) -> Iterator[None]:
