@@ -147,12 +147,14 @@ class RelaxedPolicy(nn.Module):
         partner = (torch.arange(batch, device=device)[:, None] + step) % max(batch, 1)
         return Draw(sub_policy, gate, sign, centre, partner)
 
-    def forward(self, images: Tensor, draw: Draw | None = None) -> Tensor:
+    def forward(self, images: Tensor, draw: Draw | None = None, *, partners: Tensor | None = None) -> Tensor:
         """Augment a batch.
 
         Args:
             images: [B, C, H, W], float, in [0, 1].
             draw: what is random, from `draw`; drawn anew if None.
+            partners: [P, C, H, W], among which ``draw.partner`` finds its images, where ``images`` are a part of a
+                batch; ``images`` if None.
 
         Returns:
             [B, C, H, W].
@@ -165,6 +167,7 @@ class RelaxedPolicy(nn.Module):
         gate = relaxed_bernoulli(probability, draw.gate, self.temperature)
         magnitude = draw.sign * magnitude
 
+        partners = images if partners is None else partners
         result = images
         for stage in range(self.weights.shape[1]):
             takes: dict[str, object] = {
@@ -172,7 +175,7 @@ class RelaxedPolicy(nn.Module):
                 "fill": self.fill,
                 "centre": draw.centre[:, stage],
                 # The only image of a batch is its own partner, and a blend with itself changes nothing.
-                "partner": images[draw.partner[:, stage]] if len(images) > 1 else result,
+                "partner": partners[draw.partner[:, stage]] if len(partners) > 1 else result,
             }
             amount = selection[:, stage] * gate[:, stage]  # [B, N]: what of each operation reaches the image
             mixed = (1 - amount.sum(1))[:, None, None, None] * result

@@ -7,12 +7,12 @@ webdataset.
 
 import argparse
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fasteraa_transforms.search.data import RECIPES, open_dataset
+from fasteraa_transforms.search.distributed import RanksLost, exit_with, join
 from fasteraa_transforms.search.folder import RunFolder
 from fasteraa_transforms.search.run import SearchFailed, search
 from fasteraa_transforms.search.settings import PRESETS, Settings
@@ -65,19 +65,23 @@ def main(arguments: list[str] | None = None) -> int:
 
     The exit status is 0, 1 if the search failed, 2 for unusable arguments or data, 130 if interrupted.
     """
+    world = join()
     try:
-        command = _parse(arguments)
+        with world.quiet():
+            command = _parse(arguments)
         if command.resume is None:
             source, settings = _source(command), command.settings
             name = command.name or _name(source)
             out = command.out or Path("runs") / name
         else:
             out = command.resume
-            source, name, settings = _saved(out)
+            source, name, settings = world.from_first(lambda: _saved(out))
         search(
             Shards(source["shards"])
             if "shards" in source
-            else open_dataset(source["dataset"], data_dir=source["data_dir"], download=command.download),
+            else world.after_first(
+                lambda: open_dataset(source["dataset"], data_dir=source["data_dir"], download=command.download)
+            ),
             settings,
             out=out,
             resume=command.resume is not None,
@@ -86,15 +90,18 @@ def main(arguments: list[str] | None = None) -> int:
             affinity_diversity=command.affinity_diversity,
         )
     except KeyboardInterrupt as interrupt:  # a SearchInterrupted says how to go on
-        print(f"\n{str(interrupt) or 'interrupted before the first step'}", file=sys.stderr)
+        world.tell(f"\n{str(interrupt) or 'interrupted before the first step'}")
         return 130
-    except SearchFailed as error:
-        print(f"\nerror: {error}", file=sys.stderr)
+    except (SearchFailed, RanksLost) as error:
+        world.tell(f"\nerror: {error}")
         return 1
     except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        world.tell(f"error: {error}")
         return 2
-    print(f"wrote {out / 'policy.json'}; augment with FasterAutoAugment.from_pretrained({str(out / 'policy.json')!r})")
+    if world.first:
+        print(
+            f"wrote {out / 'policy.json'}; augment with FasterAutoAugment.from_pretrained({str(out / 'policy.json')!r})"
+        )
     return 0
 
 
@@ -142,4 +149,4 @@ def _saved(folder: Path) -> tuple[dict[str, Any], str, Settings]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -1,11 +1,13 @@
 """Augmentations compared: the same network trained with each, interleaved; the differences and their intervals."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import os
 import platform
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,13 +23,16 @@ from fasteraa_transforms.policy import Policy
 from fasteraa_transforms.relaxed import RelaxedPolicy
 from fasteraa_transforms.search.critic import fitting_backbone
 from fasteraa_transforms.search.data import FOLDER_RECIPE, RECIPES, ImageSet, MapDataset, load_images, open_dataset
+from fasteraa_transforms.search.distributed import World, join
 from fasteraa_transforms.search.folder import RunFolder, processor
-from fasteraa_transforms.search.settings import pick_device
 from fasteraa_transforms.search.training import Augment, Split, Training, TrainingSettings, resolve
 from fasteraa_transforms.transform import FasterAutoAugment
 
 CONTROLS = ("none", "cutout", "random", "trivialaugment", "randaugment", "autoaugment")
 """What every policy should be compared with; those that need no search."""
+
+POLL = 1.0
+"""Seconds between two looks for the rows of other processes."""
 
 
 @dataclass(frozen=True)
@@ -248,6 +253,10 @@ def compare(
     All augmentations of a seed come before the next seed; those of one seed share the first weights, the training
     images and their order, crops and flips, so that their differences are paired.
 
+    Started by torchrun, or where `torch.distributed` has a process group, all processes have to call it alike. Each
+    trains on its own device, who is ready takes the next training, and all return all rows. What they have done is
+    merged by way of ``out``, a folder that all of them see.
+
     Args:
         dataset: the training split, or all images; map-style, samples (image, label), as for `search`.
         augmentations: from `parse_augmentations`. `random` draws a policy for each seed, of as many sub-policies and
@@ -269,8 +278,8 @@ def compare(
         images it was searched, where its provenance tells.
 
     Raises:
-        ValueError: unusable images, settings or model; or ``out`` holds trainings of other settings, or of another
-            policy of the same label.
+        ValueError: unusable images, settings or model; ``out`` holds trainings of other settings, or of another policy
+            of the same label; or there are several processes and no ``out``.
 
     Source: the paper, section 5.1 and 5.2; Fast AutoAugment's repository.
 
@@ -285,10 +294,17 @@ def compare(
     if seeds < 1:
         raise ValueError(f"seeds should be positive, but got {seeds} instead")
     name = type(dataset).__name__.lower() if name is None else name
-    device = pick_device(settings.device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # each training seeds its draws
+    world = join()
+    if world.size > 1 and out is None:
+        raise ValueError("out should be given for several processes, whose rows meet there, but got None instead")
+    device = world.device(settings.device)
+    with contextlib.ExitStack() as stack:
+        devices = [device] if device.type == "cuda" else []
+        stack.enter_context(torch.random.fork_rng(devices=devices))  # each training seeds its draws
         folder = None if out is None else Path(out)
-        evaluation = _Evaluation(dataset, test, list(augmentations), settings, folder, name, device, command)
+        left = f"{folder} keeps what is done, and the same command continues it"
+        stack.enter_context(world.telling_when_terminated(lambda: left))
+        evaluation = _Evaluation(dataset, test, list(augmentations), settings, folder, name, device, command, world)
         return evaluation.run(seeds, dict(paper or {}), progress)
 
 
@@ -305,7 +321,9 @@ class _Evaluation:
         name: str,
         device: torch.device,
         command: str | None,
+        world: World,
     ) -> None:
+        self.world = world
         self.dataset, self.test, self.augmentations, self.out = dataset, test, augmentations, out
         self.name, self.device, self.command = name, device, command
         recipe = RECIPES.get(name, FOLDER_RECIPE)
@@ -334,24 +352,59 @@ class _Evaluation:
     def run(self, seeds: int, paper: dict[str, float], progress: bool) -> list[dict[str, Any]]:
         from tqdm import tqdm
 
-        rows = self._prepare()
-        done = {(row["augmentation"], row["seed"]) for row in rows}
-        epochs = self.settings.epochs
+        world = self.world
+        before = world.from_first(self._prepare)
+        done = {_key(row) for row in before}
         trainings = [(each, seed) for seed in range(seeds) for each in self.augmentations]
-        finished = sum((each.label, seed) in done for each, seed in trainings)
-        with tqdm(total=epochs * len(trainings), initial=epochs * finished, unit="epoch", disable=not progress) as bar:
-            for augmentation, seed in trainings:
-                if (augmentation.label, seed) in done:
-                    continue
-                bar.set_description(f"{augmentation.label}, seed {seed}")
-                rows.append(self._train(augmentation, seed, bar))
+        pending = {(each.label, seed): each for each, seed in trainings if (each.label, seed) not in done}
+        epochs, finished = self.settings.epochs, len(trainings) - len(pending)
+        show = progress and world.first
+        own: list[dict[str, Any]] = []
+        rows = before
+        with tqdm(total=epochs * len(trainings), initial=epochs * finished, unit="epoch", disable=not show) as bar:
+
+            def collect() -> list[dict[str, Any]]:
+                """The rows of all ranks by now; of which the first one keeps the record."""
+                new = {_key(row): row for row in (*self._recorded(), *own)}
+                found = before + [new[key] for key in pending if key in new]
+                if world.first and self.out is not None and len(found) > len(rows):
+                    _write_rows(self.out / "rows.jsonl", found)
+                    self._write_table(found, paper)
+                    bar.n = epochs * (finished + len(found) - len(before))
+                    bar.refresh()
+                return found
+
+            for number in world.take(len(pending)):
+                (label, seed), augmentation = list(pending.items())[number]
+                bar.set_description(f"{label}, seed {seed}")
+                own.append(self._train(augmentation, seed, bar))
+                if self.out is not None and not world.first:
+                    _write_rows(self.out / f"rows-{world.rank}.jsonl", own)
+                rows = collect()
                 if self.out is not None:
-                    _replace(self.out / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
                     self._checkpoint(augmentation, seed).unlink(missing_ok=True)
-                    self._write_table(rows, paper)
-        if self.out is not None:
+            while len(rows) < len(before) + len(pending):  # which the others are at
+                time.sleep(POLL)
+                rows = collect()
+        if self.out is not None and world.first:
             self._write_table(rows, paper)
+            self._merge(rows)
         return rows
+
+    def _recorded(self) -> list[dict[str, Any]]:
+        """The rows in the folder: of the record, and of the ranks but the first."""
+        if self.out is None:
+            return []
+        paths = (self.out / "rows.jsonl", *sorted(self.out.glob("rows-*.jsonl")))
+        return list({_key(row): row for path in paths for row in _read_rows(path)}.values())
+
+    def _merge(self, rows: list[dict[str, Any]]) -> None:
+        """Leave ``rows`` in one file, from which those of the ranks but the first are gone."""
+        assert self.out is not None
+        if parts := list(self.out.glob("rows-*.jsonl")):
+            _write_rows(self.out / "rows.jsonl", rows)
+        for part in parts:
+            part.unlink()
 
     def _prepare(self) -> list[dict[str, Any]]:
         """Make the folder, or check that what it holds can be added to; the rows that are there."""
@@ -370,8 +423,7 @@ class _Evaluation:
             if differences:
                 raise ValueError(f"{self.out} was trained with {'; '.join(differences)} instead; choose another folder")
         (self.out / "checkpoints").mkdir(parents=True, exist_ok=True)
-        record = self.out / "rows.jsonl"
-        rows = [json.loads(line) for line in record.read_text().splitlines()] if record.is_file() else []
+        rows = self._recorded()
         by_label = {each.label: each for each in self.augmentations}
         for row in rows:
             label = row["augmentation"]
@@ -395,6 +447,7 @@ class _Evaluation:
             "command": self.command,
         }
         _replace(path, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+        self._merge(rows)  # of a run that was cut off
         return rows
 
     def _split(self, seed: int) -> Split:
@@ -532,6 +585,22 @@ class _Evaluation:
 
 def _replace(path: Path, text: str) -> None:
     RunFolder(path.parent).replace(path, lambda file: file.write_text(text))
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, int]:
+    return row["augmentation"], row["seed"]
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    _replace(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        text = path.read_text()
+    except FileNotFoundError:  # not yet, or merged by now
+        return []
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def _one_by_one(transform: Callable[[Tensor], Tensor]) -> Augment:

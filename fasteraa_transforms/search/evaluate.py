@@ -11,6 +11,7 @@ from typing import Annotated
 
 from fasteraa_transforms.search.comparison import CONTROLS, compare, format_table, open_splits, parse_augmentations
 from fasteraa_transforms.search.data import RECIPES
+from fasteraa_transforms.search.distributed import RanksLost, exit_with, join
 from fasteraa_transforms.search.training import TrainingSettings
 
 try:
@@ -47,14 +48,21 @@ class Command:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit status is 0, 2 for unusable arguments or data, 130 if interrupted."""
-    program = "python -m fasteraa_transforms.search.evaluate"
-    command = tyro.cli(Command, prog=program, args=arguments)
+    """Run the command line.
+
+    The exit status is 0, 1 if another process has ended, 2 for unusable arguments or data, 130 if interrupted.
+    """
+    world = join()
+    module = "-m fasteraa_transforms.search.evaluate"
+    with world.quiet():
+        command = tyro.cli(Command, prog=f"python {module}", args=arguments)
     name = command.dataset if command.dataset in RECIPES else Path(command.dataset).resolve().name
     out = command.out or Path("runs") / f"{name}-evaluation"
     try:
         augmentations = parse_augmentations(command.policies)
-        dataset, test = open_splits(command.dataset, data_dir=command.data_dir, download=command.download)
+        dataset, test = world.after_first(
+            lambda: open_splits(command.dataset, data_dir=command.data_dir, download=command.download)
+        )
         rows = compare(
             dataset,
             augmentations,
@@ -64,18 +72,22 @@ def main(arguments: list[str] | None = None) -> int:
             seeds=command.seeds,
             name=name,
             paper=command.paper,
-            command=f"{program} {shlex.join(sys.argv[1:] if arguments is None else arguments)}",
+            command=f"{world.program} {module} {shlex.join(sys.argv[1:] if arguments is None else arguments)}",
         )
     except KeyboardInterrupt:
-        print(f"\ninterrupted; {out} keeps what is done, and the same command continues it", file=sys.stderr)
+        world.tell(f"\ninterrupted; {out} keeps what is done, and the same command continues it")
         return 130
+    except RanksLost as error:
+        world.tell(f"error: {error}; {out} keeps what is done, and the same command continues it")
+        return 1
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        world.tell(f"error: {error}")
         return 2
-    print(format_table(rows, paper=command.paper))
-    print(f"wrote {out / 'table.md'} and {out / 'rows.jsonl'}")
+    if world.first:
+        print(format_table(rows, paper=command.paper))
+        print(f"wrote {out / 'table.md'} and {out / 'rows.jsonl'}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -23,9 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasteraa_transforms.relaxed import RelaxedPolicy
+from fasteraa_transforms.relaxed import Draw, RelaxedPolicy
 from fasteraa_transforms.search.critic import Critic, gradient_penalty
 from fasteraa_transforms.search.data import ImageSet, baseline
+from fasteraa_transforms.search.distributed import World
 
 STEP_METRICS = (
     "critic_loss",
@@ -111,6 +112,7 @@ class Objective:
         precision: dtype of the critic's arithmetic.
         target: strength that the policy is kept at or above, mean |S(X) - X| over pixels in [0, 1]; None: it is free.
         multiplier_rate: how fast the multiplier rises, a step, where the policy has no strength at all.
+        world: the processes that share each batch. All are given the whole of it, and generators in the same state.
     """
 
     mean: Tensor
@@ -121,6 +123,7 @@ class Objective:
     precision: torch.dtype = torch.float32
     target: float | None = None
     multiplier_rate: float = 0.05
+    world: World = field(default_factory=World)
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
         """The context in which the critic runs."""
@@ -142,14 +145,17 @@ class Objective:
         Returns:
             Class loss and accuracy before the step, on the device of ``images``.
         """
+        mine = self.world.share(len(images))
+        images, labels = images[mine], labels[mine]
         state.critic.requires_grad_(True)
         with self.autocast(images.device):
             logits = state.critic(self.normalise(images))[1]
         loss = F.cross_entropy(logits.float(), labels)
         state.critic_optimizer.zero_grad()
         loss.backward()
+        self.world.average_gradients(state.critic_optimizer)
         state.critic_optimizer.step()
-        return torch.stack([loss.detach(), (logits.argmax(1) == labels).float().mean()])
+        return self.world.mean(torch.stack([loss.detach(), (logits.argmax(1) == labels).float().mean()]))
 
     def step(self, state: SearchState, images: Tensor, labels: Tensor) -> Tensor:
         """Let the critic, then the policy take one step.
@@ -163,17 +169,20 @@ class Objective:
             The values of `STEP_METRICS`, on the device of ``images``; nothing waits for it.
         """
         policy, critic = state.policy, state.critic
-        half = len(images) // 2
-        real, real_labels, augmented_labels = images[half:], labels[half:], labels[:half]
-        draw = policy.draw(half, generator=state.generator)
+        drawn = len(images) // 2
+        mine = self.world.share(drawn)  # of each half; what is drawn is drawn for the whole batch
+        original, real, partners = images[:drawn][mine], images[drawn:][mine], images[:drawn]
+        augmented_labels, real_labels = labels[:drawn][mine], labels[drawn:][mine]
+        half = len(original)
+        draw = policy.draw(drawn, generator=state.generator)
         if self.chunk_size > 1:
-            shared = torch.arange(half, device=images.device) // self.chunk_size * self.chunk_size
+            shared = torch.arange(drawn, device=images.device) // self.chunk_size * self.chunk_size
             draw = draw._replace(sub_policy=draw.sub_policy[shared])
-        changed = policy(images[:half], draw)
-        displacement = (changed - images[:half]).abs().mean()
+        changed = policy(original, Draw(*(each[mine] for each in draw)), partners=partners)
+        displacement = (changed - original).abs().mean()
         augmented = self.normalise(changed)
         real = self.normalise(real)
-        mix = torch.rand(half, generator=state.generator, device=images.device)
+        mix = torch.rand(drawn, generator=state.generator, device=images.device)[mine]
 
         critic.requires_grad_(True)
         with self.autocast(images.device):
@@ -187,6 +196,7 @@ class Objective:
         )
         state.critic_optimizer.zero_grad()
         critic_loss.backward()
+        self.world.average_gradients(state.critic_optimizer)
         state.critic_optimizer.step()
 
         critic.requires_grad_(False)
@@ -196,7 +206,7 @@ class Objective:
         class_loss_augmented = F.cross_entropy(logits, augmented_labels)
         policy_loss = -scores.mean() + self.classification_weight * class_loss_augmented
         if self.target is not None:
-            shortfall = 1 - displacement.detach() / self.target
+            shortfall = 1 - self.world.mean(displacement.detach()) / self.target
             # What a critic of slope 1 changes by, at most, where the displacement is spread evenly over the image.
             unit = images[0].numel() ** 0.5 / self.std.mean()
             pull = (state.multiplier + PROPORTIONAL * shortfall).clamp(min=0)
@@ -204,6 +214,7 @@ class Objective:
             state.multiplier = (state.multiplier + self.multiplier_rate * shortfall).clamp(min=0)
         state.policy_optimizer.zero_grad()
         policy_loss.backward()
+        self.world.average_gradients(state.policy_optimizer)
         state.policy_optimizer.step()
         policy.project_()
 
@@ -211,7 +222,7 @@ class Objective:
             (output.argmax(1) == target).float().mean()
             for output, target in ((real_logits, real_labels), (logits, augmented_labels))
         )
-        return torch.stack(
+        measured = torch.stack(
             [
                 critic_loss,
                 wasserstein,
@@ -225,6 +236,7 @@ class Objective:
                 state.multiplier,
             ]
         ).detach()
+        return self.world.mean(measured)
 
 
 def batches(

@@ -7,7 +7,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from fasteraa_transforms.search import diagnosis, pictures, report
 from fasteraa_transforms.search.affinity import affinity_and_diversity as measure_affinity_and_diversity
 from fasteraa_transforms.search.critic import Critic, fitting_backbone, make_backbone
 from fasteraa_transforms.search.data import FOLDER_RECIPE, RECIPES, ImageSet, Recipe, Samples, load_images
+from fasteraa_transforms.search.distributed import RanksLost, World, join, synchronise
 from fasteraa_transforms.search.folder import RunFolder, processor
 from fasteraa_transforms.search.loop import STEP_METRICS, Objective, SearchState, batches
-from fasteraa_transforms.search.settings import GROUPS, Settings, computes_in_bfloat16, pick_device
+from fasteraa_transforms.search.settings import GROUPS, Settings, computes_in_bfloat16
 from fasteraa_transforms.search.validation import FOLDS, cross_validate
 
 EXPLODED = 1e4
@@ -37,7 +39,7 @@ class SearchInterrupted(KeyboardInterrupt):
 
 
 class SearchFailed(RuntimeError):
-    """A search that could not go on: out of memory, diverged, or its folder cannot be written.
+    """A search that could not go on: out of memory, diverged, its folder cannot be written, or a process was lost.
 
     The message says what to change. The last checkpoint in the folder is whole, and of an epoch that went well.
     """
@@ -55,6 +57,9 @@ def search(
     progress: bool = True,
 ) -> Policy:
     """Search a policy on a dataset (the paper's Algorithm 2, repaired).
+
+    Started by torchrun, or where `torch.distributed` has a process group, all processes have to call it alike. They
+    share each batch, each on its own device, the first alone writes, and all return the policy.
 
     Args:
         dataset: samples (image, label), the label a whole number; images PIL, arrays [H, W, C], or uint8, uint16 or
@@ -78,11 +83,13 @@ def search(
         diagnosis.
 
     Raises:
-        ValueError: unusable images or settings; or, on resuming, other settings than the checkpoint's.
+        ValueError: unusable images or settings; on resuming, other settings than the checkpoint's; or, of several
+            processes, not all have the same images.
         FileExistsError: ``out`` holds a run and ``resume`` is False.
         FileNotFoundError: ``resume`` is True and ``out`` holds no checkpoint.
         SearchInterrupted: on Ctrl-C, a KeyboardInterrupt; ``out`` can be resumed.
-        SearchFailed: out of memory, not finite or exploding losses, or ``out`` cannot be written any more.
+        SearchFailed: out of memory, not finite or exploding losses, ``out`` cannot be written any more, or another
+            process has ended.
 
     Example:
         >>> from fasteraa_transforms.search import Digits, Settings, search
@@ -91,12 +98,18 @@ def search(
         (10, 2)
     """
     settings = settings or Settings()
+    world = join()
+    if settings.batch_size % (2 * world.size):
+        raise ValueError(
+            f"batch_size should be a multiple of {2 * world.size}, two halves for each of {world.size} processes, "
+            f"but got {settings.batch_size} instead"
+        )
     name = type(dataset).__name__.lower() if name is None else name
     recipe = resolve(settings, RECIPES.get(name, FOLDER_RECIPE))
     folder = None if out is None else RunFolder(Path(out))
-    if folder is not None:
+    if folder is not None and world.first:
         folder.prepare(settings, resume=resume)
-    device = pick_device(settings.device)
+    device = world.device(settings.device)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):  # seeding the run must not seed the caller
         torch.default_generator.manual_seed(settings.seed)  # torch.manual_seed would seed all devices, for good
@@ -105,9 +118,11 @@ def search(
                 torch.cuda.manual_seed(settings.seed)
         size = settings.image_size or "that of the images"
         number = "all" if recipe.num_images is None else recipe.num_images
-        with _memory("before the first step", f"lower num_images (now {number}) or image_size (now {size})"):
-            run = _Run(dataset, settings, recipe, folder, name, source, progress, device)
-        return run.finish(resume, affinity_diversity)
+        advice = f"lower num_images (now {number}) or image_size (now {size})"
+        with _memory("before the first step", advice), _ranks(lambda: "this was before the first step"):
+            run = _Run(dataset, settings, recipe, folder, name, source, progress and world.first, device, world)
+        with world.telling_when_terminated(run._left), _ranks(run._left):
+            return run.finish(resume, affinity_diversity)
 
 
 @contextlib.contextmanager
@@ -123,6 +138,15 @@ def _memory(when: str, advice: str) -> Iterator[None]:
             raise
         tried = re.search(r"[Tt]ried to allocate [\d.]+ \w+", text)
         raise SearchFailed(f"out of memory {when}{f' ({tried[0].lower()})' if tried else ''}; {advice}") from error
+
+
+@contextlib.contextmanager
+def _ranks(left: Callable[[], str]) -> Iterator[None]:
+    """Say what is ``left`` where another process ends."""
+    try:
+        yield
+    except RanksLost as error:
+        raise SearchFailed(f"{error}; {left()}") from error
 
 
 def resolve(settings: Settings, recipe: Recipe) -> Recipe:
@@ -157,8 +181,11 @@ class _Run:
         source: Mapping[str, Any] | None,
         progress: bool,
         device: torch.device,
+        world: World,
     ) -> None:
-        self.settings, self.recipe, self.folder, self.progress = settings, recipe, folder, progress
+        self.settings, self.recipe, self.progress, self.world = settings, recipe, progress, world
+        self.out = None if folder is None else folder.path
+        self.folder = folder if world.first else None  # what the others would write is the same
         self.name, self.source = name, dict(source or {})
         self.available = len(dataset) if hasattr(dataset, "__len__") else None  # images, of which a subset is drawn
         loaded = load_images(
@@ -173,6 +200,11 @@ class _Run:
             raise ValueError(
                 f"batch_size is {settings.batch_size}, but there are {len(loaded.images)} images; lower it"
             )
+        if world.size > 1:
+            checksum = zlib.crc32(loaded.images.numpy().data, zlib.crc32(loaded.labels.numpy().data))
+            world.agree("the checksum of the images", checksum)
+            # What a GPU draws depends on its model too.
+            world.agree("the device", torch.cuda.get_device_name(device) if device.type == "cuda" else device.type)
         self.data = ImageSet(loaded.images.to(device), loaded.labels.to(device), loaded.classes)
         channels, height, width = loaded.images.shape[1:]
         self.size = recipe.image_size or (height, width)
@@ -193,6 +225,7 @@ class _Run:
             chunk_size=settings.chunk_size,
             precision=torch.bfloat16 if bfloat16 else torch.float32,
             multiplier_rate=settings.multiplier_rate,
+            world=world,
         )
         policy = RelaxedPolicy(
             settings.sub_policies,
@@ -208,6 +241,9 @@ class _Run:
         self.yardstick = diagnosis.random_distance(self.start)
         policy = policy.to(device)
         critic = Critic(make_backbone(backbone, channels), classes=loaded.classes, image_shape=(channels, *self.size))
+        if world.size > 1:
+            synchronise(critic, world)
+            critic.load_state_dict(world.from_first(critic.state_dict))  # alike, however a backbone came by its weights
         critic = critic.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.state = SearchState(
             policy=policy,
@@ -227,14 +263,16 @@ class _Run:
 
     def finish(self, resume: bool, affinity_diversity: bool) -> Policy:
         settings, folder, state = self.settings, self.folder, self.state
-        if resume and folder is not None:
-            saved = torch.load(folder.checkpoint, map_location="cpu", weights_only=True)
+        if resume and self.out is not None:
+            path = RunFolder(self.out).checkpoint
+            saved = self.world.from_first(lambda: torch.load(path, map_location="cpu", weights_only=True))
             state.load_state_dict(saved["state"])
             self.start.load_state_dict(saved["start"])
             self.seconds, self.last_epoch = saved["seconds"], saved["last_epoch"]
             self.classifier, self.found = saved.get("classifier"), saved.get("found", [])
             self.trials = tuple(diagnosis.Trial(**trial) for trial in saved.get("trials", ()))
-            folder.forget_after(state.epoch)
+            if folder is not None:
+                folder.forget_after(state.epoch)
             self.kept = state.epoch
         elif folder is not None:
             resolved = {
@@ -278,11 +316,13 @@ class _Run:
 
     def _left(self) -> str:
         """What a run that stops early leaves."""
-        if self.folder is None:
+        if self.out is None:
             return "nothing was kept, since no folder was given"
+        # Only the rank that writes knows how many, and all are to say the same.
+        kept = f"{self.kept} whole epochs" if self.world.size == 1 else "the last epoch that was written"
         return (
-            f"{self.folder.path} keeps {self.kept} whole epochs. Continue with\n"
-            f"    python -m fasteraa_transforms.search --resume {self.folder.path}"
+            f"{self.out} keeps {kept}. Continue with\n"
+            f"    {self.world.program} -m fasteraa_transforms.search --resume {self.out}"
         )
 
     def _smaller(self) -> str:
@@ -349,28 +389,33 @@ class _Run:
         for group in settings.uniform:
             each = {"policy": self._uniform(group), "last_epoch": self.last_epoch}
             found.append((f"uniform-{group}", None, each))
-        trials = []
+        strengths, tested = [], {}
         networks = f"training {FOLDS} small networks for each policy"
-        for name, fraction, each in tqdm(found, networks, unit="policy", disable=not self.progress):
+        for turn, (name, fraction, each) in enumerate(
+            tqdm(found, networks, unit="policy", disable=not self.progress)
+        ):
             policy.load_state_dict(each["policy"])
             exact = policy.to_policy(f"{self.name} {name}", prune=settings.prune)
             if self.folder is not None:
                 exact.save(self.folder.path / f"{name}.json")
-            error, loss = cross_validate(
-                None if fraction == 0 else exact,
-                self.data,
-                size=self.size,
-                padding=self.recipe.padding,
-                flip=self.recipe.flip,
-                steps=settings.validation_steps,
-                seed=settings.seed,
-            )
-            strength = diagnosis.strength(exact, self.probe)
+            strengths.append(diagnosis.strength(exact, self.probe))
+            if turn % self.world.size == self.world.rank:
+                tested[turn] = cross_validate(
+                    None if fraction == 0 else exact,
+                    self.data,
+                    size=self.size,
+                    padding=self.recipe.padding,
+                    flip=self.recipe.flip,
+                    steps=settings.validation_steps,
+                    seed=settings.seed,
+                )
+        tested = {turn: result for part in self.world.gather_objects(tested) for turn, result in part.items()}
+        trials = []
+        for turn, ((name, fraction, _), strength) in enumerate(zip(found, strengths, strict=True)):
             uniform = name.removeprefix("uniform-") if fraction is None else None
-            if fraction is None:  # nothing held it
-                fraction = strength / self.strength_start
-            target = fraction * self.strength_start
-            trials.append(diagnosis.Trial(fraction, target, strength, error, loss, uniform=uniform))
+            reached = strength / self.strength_start if fraction is None else fraction  # nothing held a uniform one
+            target = reached * self.strength_start
+            trials.append(diagnosis.Trial(reached, target, strength, *tested[turn], uniform=uniform))
         # Not by cross entropy, of which augmentation costs a short training some also where it makes fewer errors.
         best = min(range(len(trials)), key=lambda i: (trials[i].error, trials[i].loss))
         self.trials = tuple(dataclasses.replace(trial, chosen=i == best) for i, trial in enumerate(trials))
@@ -462,8 +507,8 @@ class _Run:
         precision = str(self.objective.precision).removeprefix("torch.")
         kept = (
             "nothing was kept, since no folder was given"
-            if self.folder is None
-            else f"the last good checkpoint, {self.folder.checkpoint}, holds {self.kept} whole epochs"
+            if self.out is None
+            else f"the last good checkpoint, {RunFolder(self.out).checkpoint}, holds {state.epoch} whole epochs"
         )
         raise SearchFailed(
             f"the search diverged in step {number}, epoch {state.epoch + 1} of {settings.epochs}: {reason}.\n"
@@ -529,6 +574,7 @@ class _Run:
             "seconds": round(self.seconds, 1),
             "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
             "threads": torch.get_num_threads(),
+            "processes": self.world.size,
             "versions": {
                 "fasteraa_transforms": fasteraa_transforms.__version__,
                 **{name: version(name) for name in ("torch", "torchvision", "pillow", "numpy")},

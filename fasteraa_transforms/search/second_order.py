@@ -173,18 +173,38 @@ class _BatchNormBackward(torch.autograd.Function):
         of_g, v_y, v_1 = _batch_norm_backward(v, x, weight, mean, r, ctx.eps)
         count = x.numel() / x.shape[1]
         v_g = (v * g).sum((0, 2, 3), dtype=r.dtype)
-        inner = v_g - (v_1 * g_1 + v_y * g_y) / count
-        # d/dx of Σ weight r inner: through r, and through y with the mean and the y-component of v g_y + g v_y taken
-        # out.
-        factor = -weight.to(r.dtype) * r * r / count
-        of_y = factor * (inner - 2 * v_y * g_y / count)
-        constant = -factor * (v_1 * g_y + g_1 * v_y) / count - of_y * r * mean
-        of_x = torch.addcmul(_channel(constant, x), v, _channel(factor * g_y, x))
-        of_x = of_x.addcmul_(g, _channel(factor * v_y, x)).addcmul_(x, _channel(of_y * r, x))
-        return of_g, of_x, (r * inner).to(weight.dtype), None, None, None
+        of_x, of_weight = second_derivatives(v, g, x, weight, mean, r, (v_y, v_1, g_y, g_1, v_g), count)
+        return of_g, of_x, of_weight, None, None, None
 
 
-def _channel(values: Tensor, like: Tensor) -> Tensor:  # [C] -> [1, C, 1, 1]
+def second_derivatives(
+    v: Tensor, g: Tensor, x: Tensor, weight: Tensor, mean: Tensor, r: Tensor, sums: tuple[Tensor, ...], count: float
+) -> tuple[Tensor, Tensor]:
+    """Gradients of Σ v (grad of x) w.r.t. x and weight, with grad of x as in `_BatchNormBackward`.
+
+    Args:
+        v: [B, C, H, W], what comes in for the grad of x.
+        g: [B, C, H, W], the grad of the output.
+        x: [B, C, H, W].
+        weight: [C].
+        mean: [C].
+        r: [C], 1 / deviation.
+        sums: each [C]: Σ v y, Σ v, Σ g y, Σ g, Σ v g.
+        count: values a channel.
+    """
+    v_y, v_1, g_y, g_1, v_g = sums
+    inner = v_g - (v_1 * g_1 + v_y * g_y) / count
+    # d/dx of Σ weight r inner: through r, and through y with the mean and the y-component of v g_y + g v_y taken out.
+    factor = -weight.to(r.dtype) * r * r / count
+    of_y = factor * (inner - 2 * v_y * g_y / count)
+    constant = -factor * (v_1 * g_y + g_1 * v_y) / count - of_y * r * mean
+    of_x = torch.addcmul(channel(constant, x), v, channel(factor * g_y, x))
+    of_x = of_x.addcmul_(g, channel(factor * v_y, x)).addcmul_(x, channel(of_y * r, x))
+    return of_x, (r * inner).to(weight.dtype)
+
+
+def channel(values: Tensor, like: Tensor) -> Tensor:
+    """[C] -> [C, 1, 1], in the dtype of ``like``."""
     return values.to(like.dtype)[:, None, None]
 
 
