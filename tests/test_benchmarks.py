@@ -38,24 +38,29 @@ def comparison() -> ModuleType:
     return load("strength")
 
 
-def states(module: ModuleType) -> tuple[SearchState, SearchState]:
-    """Two equal states, one of them with PyTorch's own layers."""
+def states(module: ModuleType, rate: float | None = None) -> tuple[SearchState, SearchState]:
+    """Two equal states, one of them with PyTorch's own layers; with Adam, or gradient descent at ``rate``."""
     result = []
     for plain in (False, True):
         torch.manual_seed(0)
         policy = RelaxedPolicy(2, 2)
         critic = Critic(WideResNet(10, 1), classes=10, image_shape=(3, 16, 16))
-        critic = module.plain_layers(critic) if plain else critic
-        adam = [torch.optim.Adam(part.parameters(), 1e-3, (0.0, 0.999)) for part in (policy, critic)]
-        result.append(SearchState(policy, critic, *adam, torch.Generator().manual_seed(0)))
+        critic = module.plain_layers(critic) if plain else critic.to(memory_format=torch.channels_last)
+        optimizers = [
+            torch.optim.Adam(part.parameters(), 1e-3, (0.0, 0.999))
+            if rate is None
+            else torch.optim.SGD(part.parameters(), rate)
+            for part in (policy, critic)
+        ]
+        result.append(SearchState(policy, critic, *optimizers, torch.Generator().manual_seed(0)))
     return result[0], result[1]
 
 
-def test_the_straightforward_step_computes_the_same_losses(
-    benchmark_module: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ours, plain = states(benchmark_module)
-    chunk, half = benchmark_module.CHUNK, 16
+def both_steps(
+    module: ModuleType, ours: SearchState, plain: SearchState, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """What the step of the package and the straightforward one measure on the same batch with the same draws."""
+    chunk, half = module.CHUNK, 16
     images, labels = torch.rand(2 * half, 3, 16, 16), torch.randint(10, (2 * half,))
     draws = [ours.policy.draw(chunk) for _ in range(half // chunk)]
     draws = [draw._replace(sub_policy=draw.sub_policy[:1].expand(chunk)) for draw in draws]
@@ -64,18 +69,43 @@ def test_the_straightforward_step_computes_the_same_losses(
     whole = whole._replace(partner=torch.cat([draw.partner + i * chunk for i, draw in enumerate(draws)]))
     monkeypatch.setattr(ours.policy, "draw", lambda *_, **__: whole)
     mix = torch.rand(half, generator=torch.Generator().manual_seed(0))
-    objective = Objective(torch.full((3,), 0.5), torch.full((3,), 0.25))
+    mean, std = torch.full((3,), 0.5), torch.full((3,), 0.25)
+    measured = dict(zip(STEP_METRICS, Objective(mean, std, **options).step(ours, images, labels), strict=True))
+    values = module.straightforward_step(Objective(mean, std), plain, images, labels, draws=draws, mix=mix)
+    names = ("wasserstein", "gradient_penalty", "class_loss_real", "class_loss_augmented")
+    return {name: measured[name] for name in names}, dict(zip(names, values, strict=True))
 
-    measured = dict(zip(STEP_METRICS, objective.step(ours, images, labels), strict=True))
-    wasserstein, penalty, class_loss, augmented_loss = benchmark_module.straightforward_step(
-        objective, plain, images, labels, draws=draws, mix=mix
-    )
 
-    torch.testing.assert_close(measured["wasserstein"], wasserstein, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(measured["gradient_penalty"], penalty, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(measured["class_loss_real"], class_loss, rtol=1e-4, atol=1e-5)
+def test_the_straightforward_step_computes_the_same_losses(
+    benchmark_module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, plain = both_steps(benchmark_module, *states(benchmark_module), monkeypatch)
     # After a step of Adam, whose first step is the sign of each gradient, rounding may turn single weights.
-    torch.testing.assert_close(measured["class_loss_augmented"], augmented_loss, rtol=2e-2, atol=1e-2)
+    last = "class_loss_augmented"
+    torch.testing.assert_close(ours.pop(last), plain.pop(last), rtol=2e-2, atol=1e-2)
+    torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance"),
+    [(torch.float32, 1e-4), (torch.bfloat16, 0.1)],  # 2⁻⁸, through ten layers and back, twice for the penalty
+    ids=["float32", "bfloat16"],
+)
+def test_the_straightforward_step_has_the_same_gradients(
+    precision: torch.dtype, tolerance: float, benchmark_module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the critic, all its losses together, and of the policy; the rate is 0, so that both see the same critic."""
+    states_ = states(benchmark_module, rate=0.0)
+    ours, plain = both_steps(benchmark_module, *states_, monkeypatch, precision=precision)
+    torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance)
+    for part in ("critic", "policy"):
+        mine, reference = (
+            torch.cat([parameter.grad.flatten() for parameter in getattr(state, part).parameters()])
+            for state in states_
+        )
+        assert reference.norm() > 1e-3, part
+        print(part, float((mine - reference).norm() / reference.norm()))
+        assert (mine - reference).norm() < tolerance * reference.norm(), part
 
 
 def test_halves_apart_is_another_objective(benchmark_module: ModuleType) -> None:
