@@ -69,7 +69,7 @@ def main() -> None:
         measured = [run["seconds"] for run in runs]
         found[kind] = {"runs": runs, "steps": provenance["steps"], "precision": provenance["precision"]}
         print(f"{kind}: {statistics.median(measured):.1f} s ({min(measured):.1f} to {max(measured):.1f})", flush=True)
-    sizes = {"depth": 10, "batch": 16} if arguments.smoke else {"depth": 40, "batch": 128}
+    sizes = {"depth": 10, "batch": 8} if arguments.smoke else {"depth": 40, "batch": 128}
     steps = measure(device, **sizes, rounds=arguments.rounds, steps=arguments.steps)
     for kind, seconds in steps.items():
         print(f"a step, {kind}: {statistics.median(seconds):.4f} s", flush=True)

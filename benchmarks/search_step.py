@@ -274,7 +274,7 @@ def convolution_rate(objective: Objective, critic: Critic, images: Tensor) -> fl
         with work:
             for convolution, x in inputs:
                 convolution(x)
-        best = timed(lambda: [convolution(x) for convolution, x in inputs], images.device, 3)
+        best = timed(lambda: [convolution(x) for convolution, x in inputs], images.device, 5)
     return work.operations / min(best)
 
 
@@ -295,7 +295,7 @@ def profile(device: torch.device, *, depth: int, batch: int, rounds: int) -> dic
     state = make_state(depth, channels_last=True, device=device)
     images = torch.randint(0, 256, (4 * batch, 3, 32, 32), dtype=torch.uint8, device=device)
     data = ImageSet(images, torch.randint(10, (4 * batch,), device=device), 10)
-    rate = convolution_rate(objective, state.critic, objective.normalise(images[: batch // 2].float() / 255))
+    rate = convolution_rate(objective, state.critic, objective.normalise(images[:batch].float() / 255))
     values = torch.rand(16 * 2**20, device=device)  # 64 MiB, more than a cache holds
     copied = torch.empty_like(values)
     bandwidth = 2 * values.numel() * 4 / min(timed(lambda: copied.copy_(values), device, 5))

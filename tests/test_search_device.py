@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from fasteraa_transforms import FasterAutoAugment
 from fasteraa_transforms.relaxed import RelaxedPolicy
 from fasteraa_transforms.search import load_images, models
 from fasteraa_transforms.search.critic import Critic, WideResNet
@@ -203,3 +204,23 @@ def test_one_value_is_waited_for_in_an_epoch_of_an_evaluation(device: str, monke
     monkeypatch.setattr(Tensor, "tolist", lambda values: lists.append(values) or [0.0, 0.0])
     assert host_waits(device, training.train_epoch) == []
     assert [values.shape for values in lists] == [(2,)]  # the means, at its end
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_an_epoch_of_an_evaluation_waits_once_on_a_gpu() -> None:
+    images = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8, device="cuda")
+    data = ImageSet(images, torch.arange(40, device="cuda") % 2, 2)
+    settings = TrainingSettings(model="wrn40_2", epochs=4, batch_size=8)
+
+    def build(generator: torch.Generator) -> FasterAutoAugment:
+        return FasterAutoAugment.from_pretrained("cifar10", generator=generator)
+
+    training = Training(Split(data, data, (32, 32), 4, True), settings, build, cutout_side=16, seed=0)
+    training.train_epoch()  # compiles the kernels, and copies what is copied once
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with pytest.warns(UserWarning, match="synchronizing") as warned:
+            training.train_epoch()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(warned) == 1
