@@ -1,28 +1,40 @@
 """Time one step of the search against a straightforward implementation of the same step, side by side.
 
-    python benchmarks/search_step.py [--rounds 5] [--threads 2] [--depth 40] [--json FILE]
+    python benchmarks/search_step.py [--device cuda] [--rounds 5] [--threads 2] [--depth 40] [--profile] [--json FILE]
 
-The straightforward step computes the same losses (a test holds it to that): it loops over chunks of 8 images, each with
-its own sub-policy, augments once for the critic and once more for the policy, computes in float32 with PyTorch's own
-layers in their default memory layout, and runs one backward pass for each loss. The third row sends real and augmented
-images through the critic by themselves, as the public reference does, which is less work and another objective (see
-`loop`). Steps of all variants take turns, so that what else the machine does hits them alike.
+The straightforward step computes the same losses and gradients (tests hold it to that): it loops over chunks of 8
+images, each with its own sub-policy, augments once for the critic and once more for the policy, computes in float32
+with PyTorch's own layers in their default memory layout, and runs one backward pass for each loss. Another row sends
+real and augmented images through the critic by themselves, as the public reference does, which is less work and
+another objective (see `loop`). On a GPU this package replays a CUDA graph, and a row shows it without. Steps of all
+variants take turns, so that what else the machine does hits them alike.
+
+With --profile, what the parts of a step take, one by one, beside what they should: the multiplications and additions of
+their convolutions at the rate of the convolutions of a forward pass, measured by themselves, plus the bytes that all
+other operations read and write, at the rate of a copy.
 """
 
 import argparse
+import functools
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from fasteraa_transforms.relaxed import Draw, RelaxedPolicy
-from fasteraa_transforms.search.critic import Critic, WideResNet
-from fasteraa_transforms.search.loop import Objective, SearchState
+from fasteraa_transforms.search.critic import Critic, WideResNet, gradient_penalty
+from fasteraa_transforms.search.data import ImageSet
+from fasteraa_transforms.search.folder import processor
+from fasteraa_transforms.search.graph import CudaCapture, GraphedStep
+from fasteraa_transforms.search.loop import Objective, SearchState, batches
 from fasteraa_transforms.search.second_order import SecondOrderBatchNorm2d, SecondOrderConv2d
 from fasteraa_transforms.search.settings import computes_in_bfloat16
 
@@ -66,7 +78,7 @@ def straightforward_step(
     policy, critic = state.policy, state.critic
     half = len(images) // 2
     real, real_labels, labels = objective.normalise(images[half:]).contiguous(), labels[half:], labels[:half]
-    mix = torch.rand(half) if mix is None else mix
+    mix = torch.rand(half, device=images.device) if mix is None else mix
 
     def augment() -> Tensor:
         augmented = []
@@ -113,57 +125,228 @@ def straightforward_step(
     return wasserstein.detach(), penalty.detach(), class_loss.detach(), augmented_loss.detach()
 
 
-def make_state(depth: int, *, width: int = 2, channels_last: bool, seed: int = 0) -> SearchState:
+def make_state(
+    depth: int, *, width: int = 2, channels_last: bool, seed: int = 0, device: torch.device | str = "cpu"
+) -> SearchState:
     """Policy, critic and optimizers of the CIFAR settings."""
     torch.manual_seed(seed)
-    policy = RelaxedPolicy()
-    critic = Critic(WideResNet(depth, width), classes=10, image_shape=(3, 32, 32))
+    device = torch.device(device)
+    policy = RelaxedPolicy().to(device)
+    critic = Critic(WideResNet(depth, width), classes=10, image_shape=(3, 32, 32)).to(device)
     critic = critic.to(memory_format=torch.channels_last) if channels_last else plain_layers(critic)
+    capturable = channels_last and device.type == "cuda"
     adam = [
-        torch.optim.Adam(module.parameters(), 1e-3, (0.0, 0.999), fused=channels_last) for module in (policy, critic)
+        torch.optim.Adam(module.parameters(), 1e-3, (0.0, 0.999), fused=channels_last, capturable=capturable)
+        for module in (policy, critic)
     ]
-    return SearchState(policy, critic, adam[0], adam[1], torch.Generator().manual_seed(0))
+    generator = torch.Generator(device).manual_seed(0)
+    return SearchState(policy, critic, adam[0], adam[1], generator, multiplier=torch.zeros((), device=device))
+
+
+def wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def hardware(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+
+
+def objectives(device: torch.device) -> tuple[Objective, Objective]:
+    """That of this package, in bfloat16 where the hardware computes in it, and one in float32."""
+    mean, std = torch.full((3,), 0.47, device=device), torch.full((3,), 0.25, device=device)
+    precision = torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
+    return Objective(mean, std, precision=precision), Objective(mean, std)
+
+
+def measure(device: torch.device, *, depth: int, batch: int, rounds: int, steps: int) -> dict[str, list[float]]:
+    """Seconds of a step of each variant, in ``rounds`` turns of ``steps`` steps each, after one that warms up."""
+    ours, plain = objectives(device)
+
+    def state(fast: bool) -> SearchState:
+        return make_state(depth, channels_last=fast, device=device)
+
+    variants: dict[str, Callable[[Tensor, Tensor], object]] = {
+        "this package": functools.partial(ours.step, state(True)),
+        "straightforward": functools.partial(straightforward_step, plain, state(False)),
+        "straightforward, halves apart": functools.partial(straightforward_step, plain, state(False), separate=True),
+    }
+    if device.type == "cuda":
+        variants["this package, without graphs"] = variants["this package"]
+        captured = state(True)
+        step = functools.partial(ours.step, captured)
+        variants["this package"] = GraphedStep(step, CudaCapture(captured.generator), required=True)
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    images, labels = torch.rand(batch, 3, 32, 32, device=device), torch.randint(10, (batch,), device=device)
+    for step in variants.values():
+        for _ in range(5 if device.type == "cuda" else 1):  # a graph is captured in the 4th
+            step(images, labels)
+    for _ in range(rounds):
+        for name, step in variants.items():
+            wait_for(device)
+            began = time.perf_counter()
+            for _ in range(steps):
+                step(images, labels)
+            wait_for(device)
+            seconds[name].append((time.perf_counter() - began) / steps)
+    return seconds
+
+
+# --- profile ----------------------------------------------------------------------------------------------------------
+
+
+class Work(TorchDispatchMode):
+    """Counts floating-point operations of convolutions, and bytes that other operations read and write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if "convolution" in func.overloadpacket.__name__:
+            self.operations += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
+        elif not func.is_view:
+            tensors = {id(each): each for each in tree_leaves((args, kwargs, result)) if isinstance(each, Tensor)}
+            self.bytes += sum(each.numel() * each.element_size() for each in tensors.values())
+        return result
+
+
+def parts(objective: Objective, state: SearchState, data: ImageSet, batch: int) -> dict[str, Callable[[], object]]:
+    """What a step consists of, and reading a batch; each by itself."""
+    policy, critic, half = state.policy, state.critic, batch // 2
+    options: dict[str, Any] = {"size": (32, 32), "padding": 4, "flip": True, "generator": state.generator}
+    images, labels = next(batches(data, batch, **options))
+    real = objective.normalise(images[half:])
+    augmented = objective.normalise(policy(images[:half]).detach())
+    both, mix = torch.cat([real, augmented]), torch.rand(half, device=images.device)
+    device = images.device
+
+    def mixture() -> None:
+        changed = policy(images[:half], policy.draw(half, generator=state.generator))
+        objective.normalise(changed).mean().backward()
+
+    def discriminate() -> None:
+        critic.requires_grad_(True)
+        with objective.autocast(device):
+            scores, logits = critic(both)
+        (scores.float().mean() + F.cross_entropy(logits[:half].float(), labels[half:])).backward()
+
+    def penalty() -> None:
+        critic.requires_grad_(True)
+        with objective.autocast(device):
+            value = gradient_penalty(lambda between: critic(between)[0], real, augmented, mix)
+        value.backward()
+
+    def judge() -> None:
+        critic.requires_grad_(False)
+        wanted = augmented.detach().requires_grad_()
+        with objective.autocast(device):
+            scores, logits = critic(torch.cat([real, wanted]))
+        (scores[half:].float().mean() + F.cross_entropy(logits[half:].float(), labels[:half])).backward()
+
+    def optimize() -> None:
+        state.critic_optimizer.step()
+        state.policy_optimizer.step()
+        policy.project_()
+
+    return {
+        "batch: crop, flip": lambda: next(batches(data, batch, **options)),
+        "policy: draws, mixture, its backward pass": mixture,
+        "critic: real and augmented, forward and backward": discriminate,
+        "critic: gradient penalty": penalty,
+        "critic for the policy: forward, backward to the images": judge,
+        "optimizers, projection": optimize,
+        "the whole step": lambda: objective.step(state, images, labels),
+    }
+
+
+def convolution_rate(objective: Objective, critic: Critic, images: Tensor) -> float:
+    """Floating-point operations a second of the convolutions of a forward pass, each repeated by itself."""
+    inputs: list[tuple[nn.Conv2d, Tensor]] = []
+    convolutions = [module for module in critic.modules() if isinstance(module, nn.Conv2d)]
+    hooks = [each.register_forward_pre_hook(lambda module, x: inputs.append((module, x[0]))) for each in convolutions]
+    with torch.no_grad(), objective.autocast(images.device):
+        critic(images)
+        for hook in hooks:
+            hook.remove()
+        work = Work()
+        with work:
+            for convolution, x in inputs:
+                convolution(x)
+        best = timed(lambda: [convolution(x) for convolution, x in inputs], images.device, 5)
+    return work.operations / min(best)
+
+
+def timed(function: Callable[[], object], device: torch.device, rounds: int) -> list[float]:
+    seconds = []
+    for _ in range(rounds):
+        wait_for(device)
+        began = time.perf_counter()
+        function()
+        wait_for(device)
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def profile(device: torch.device, *, depth: int, batch: int, rounds: int) -> dict[str, Any]:
+    """Of each part: median seconds, counted work, and the seconds that the work should take at the measured rates."""
+    objective, _ = objectives(device)
+    state = make_state(depth, channels_last=True, device=device)
+    images = torch.randint(0, 256, (4 * batch, 3, 32, 32), dtype=torch.uint8, device=device)
+    data = ImageSet(images, torch.randint(10, (4 * batch,), device=device), 10)
+    rate = convolution_rate(objective, state.critic, objective.normalise(images[:batch].float() / 255))
+    values = torch.rand(16 * 2**20, device=device)  # 64 MiB, more than a cache holds
+    copied = torch.empty_like(values)
+    bandwidth = 2 * values.numel() * 4 / min(timed(lambda: copied.copy_(values), device, 5))
+    rows = {}
+    for name, function in parts(objective, state, data, batch).items():
+        work = Work()
+        with work:
+            function()
+        seconds = statistics.median(timed(function, device, rounds))
+        predicted = [work.operations / rate, work.bytes / bandwidth]
+        rows[name] = {"seconds": seconds, "operations": work.operations, "bytes": work.bytes, "predicted": predicted}
+    return {"operations_per_second": rate, "bytes_per_second": bandwidth, "parts": rows}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each variant")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=int, default=5, help="timed turns of each variant, or of each part")
+    parser.add_argument("--steps", type=int, help="steps of a turn; 1, on a GPU 10")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--depth", type=int, default=40, help="of the WideResNet")
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--profile", action="store_true", help="time the parts of a step, not the variants")
     parser.add_argument("--json", help="file to write the seconds to")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-
-    mean, std = torch.full((3,), 0.47), torch.full((3,), 0.25)
-    precision = torch.bfloat16 if computes_in_bfloat16(torch.device("cpu")) else torch.float32
-    ours, plain = Objective(mean, std, precision=precision), Objective(mean, std)
-    states = [make_state(arguments.depth, channels_last=kind == 0) for kind in range(3)]
-    variants: dict[str, Callable[[Tensor, Tensor], object]] = {
-        "this package": lambda x, y: ours.step(states[0], x, y),
-        "straightforward": lambda x, y: straightforward_step(plain, states[1], x, y),
-        "straightforward, halves apart": lambda x, y: straightforward_step(plain, states[2], x, y, separate=True),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for round_ in range(arguments.rounds + 1):  # the first one warms up
-        images, labels = torch.rand(arguments.batch, 3, 32, 32), torch.randint(10, (arguments.batch,))
-        for name, step in variants.items():
-            began = time.perf_counter()
-            step(images, labels)
-            if round_:
-                seconds[name].append(time.perf_counter() - began)
-    setting = (
-        f"WRN-{arguments.depth}-2, batch {arguments.batch}, {arguments.threads} threads, {precision} for this package"
-    )
-    print(f"{setting}; torch {torch.__version__}, {platform.machine()}; median of {arguments.rounds} interleaved steps")
-    base = statistics.median(seconds["this package"])
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        spread = f"{min(values):.2f} to {max(values):.2f}"
-        print(f"{name:32} {median:7.2f} s  ({spread})  this package takes {base / median:.2f} of it")
+    device = torch.device(arguments.device)
+    where = "" if device.type == "cuda" else f"{arguments.threads} threads, "
+    precision = objectives(device)[0].precision
+    setting = f"WRN-{arguments.depth}-2, batch {arguments.batch}, {where}{precision} for this package"
+    print(f"{setting}; torch {torch.__version__}, {hardware(device)}; median of {arguments.rounds}")
+    measured: dict[str, Any]
+    if arguments.profile:
+        measured = profile(device, depth=arguments.depth, batch=arguments.batch, rounds=arguments.rounds)
+        rates = measured["operations_per_second"] / 1e9, measured["bytes_per_second"] / 1e9
+        print("convolutions at {:.1f} GFLOP/s, copies at {:.1f} GB/s".format(*rates))
+        for name, row in measured["parts"].items():
+            predicted = "{:.4f} + {:.4f} s".format(*row["predicted"])
+            print(f"{name:56} {row['seconds']:8.4f} s  of convolutions + bytes {predicted}")
+    else:
+        steps = arguments.steps or (10 if device.type == "cuda" else 1)
+        measured = measure(device, depth=arguments.depth, batch=arguments.batch, rounds=arguments.rounds, steps=steps)
+        base = statistics.median(measured["this package"])
+        for name, values in measured.items():
+            median = statistics.median(values)
+            spread = f"{min(values):.4f} to {max(values):.4f}"
+            print(f"{name:32} {median:9.4f} s  ({spread})  this package takes {base / median:.2f} of it")
     if arguments.json:
         with open(arguments.json, "w") as file:
-            json.dump({"setting": setting, "torch": torch.__version__, "seconds": seconds}, file, indent=2)
+            document = {"setting": setting, "torch": torch.__version__, "hardware": hardware(device)}
+            json.dump({**document, "profile" if arguments.profile else "seconds": measured}, file, indent=2)
 
 
 if __name__ == "__main__":

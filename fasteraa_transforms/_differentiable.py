@@ -69,11 +69,12 @@ def _columns(matrix: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _fill(fill: float | Sequence[float], images: Tensor) -> Tensor:  # [C, 1, 1], or [1, 1, 1]
-    values = torch.as_tensor(fill, dtype=images.dtype, device=images.device).reshape(-1, 1, 1)
+    values = fill if isinstance(fill, Sequence) else (fill,)
     if len(values) not in (1, images.shape[1]):
         channels = images.shape[1]
         raise ValueError(f"fill should be one number or one for each of {channels} channels, but got {fill} instead")
-    return values
+    # Made on the device: a tensor of Python numbers would be copied to it, and the host would wait for the copy.
+    return torch.stack([images.new_full((1, 1), value) for value in values])
 
 
 def _nearest(images: Tensor, matrix: Sequence[Tensor], fill: float | Sequence[float]) -> Tensor:
@@ -211,10 +212,10 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     if height < 3 or width < 3:  # Pillow's filter copies the outermost pixels, and there are no others
         return _blend(images, images, factor)
     kernel = torch.ones(3, 3, dtype=images.dtype, device=images.device)
-    kernel[1, 1] = 5
+    kernel[1, 1].fill_(5)
     inner = F.conv2d(images, (kernel / 13).expand(channels, 1, 3, 3), groups=channels)
     border = torch.ones(height, width, dtype=torch.bool, device=images.device)
-    border[1:-1, 1:-1] = False
+    border[1:-1, 1:-1].fill_(False)
     smooth = torch.where(border, images, F.pad(inner, (1, 1, 1, 1)))
     return _blend(smooth, images, factor)
 
@@ -225,12 +226,12 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
 def cutout(images: Tensor, fraction: Tensor, *, centre: Tensor) -> Tensor:
     height, width = images.shape[2:]
     side = (fraction.detach().double() * width + 0.5).floor()[:, None]  # [B, 1]
-    size = torch.tensor([width, height], device=images.device)
-    start = (centre.double() * size).floor() - (side / 2).floor()  # [B, 2]: x, y
-    x = torch.arange(width, device=images.device)
-    y = torch.arange(height, device=images.device)
-    in_x = (x >= start[:, :1]) & (x < start[:, :1] + side)  # [B, W]
-    in_y = (y >= start[:, 1:]) & (y < start[:, 1:] + side)  # [B, H]
+    inside = []
+    for position, extent in zip(centre.double().split(1, dim=1), (width, height), strict=True):
+        start = (position * extent).floor() - (side / 2).floor()  # [B, 1]
+        pixel = torch.arange(extent, device=images.device)
+        inside.append((pixel >= start) & (pixel < start + side))  # [B, extent]
+    in_x, in_y = inside
     hole = (in_y[:, :, None] & in_x[:, None, :])[:, None]
     colour = _pillow.CUTOUT_RGB if images.shape[1] == 3 else (_pillow.CUTOUT_GREY,)
     return torch.where(hole, _fill([level / 255 for level in colour], images), images)

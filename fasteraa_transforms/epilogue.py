@@ -66,7 +66,11 @@ class Epilogue:
                 raise ValueError(
                     f"mean should be one number for each of {images.shape[-3]} channels, but is {self.mean}"
                 )
-            result = F.normalize(result, list(self.mean), list(self.std or ()))
+            # Made on the device: numbers, F.normalize would copy to it, and wait for the copies.
+            mean, std = (
+                torch.cat([result.new_full((1,), value) for value in values]) for values in (self.mean, self.std or ())
+            )
+            result = F.normalize(result, mean, std)
         result = result.to(self.dtype)
         return result.contiguous(memory_format=self.memory_format) if result.ndim == 4 else result
 

@@ -1,6 +1,7 @@
 """The benchmarks: steps of the search, the comparison of policies, libraries; docs show what was measured."""
 
 import importlib.util
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -38,24 +39,29 @@ def comparison() -> ModuleType:
     return load("strength")
 
 
-def states(module: ModuleType) -> tuple[SearchState, SearchState]:
-    """Two equal states, one of them with PyTorch's own layers."""
+def states(module: ModuleType, rate: float | None = None) -> tuple[SearchState, SearchState]:
+    """Two equal states, one of them with PyTorch's own layers; with Adam, or gradient descent at ``rate``."""
     result = []
     for plain in (False, True):
         torch.manual_seed(0)
         policy = RelaxedPolicy(2, 2)
         critic = Critic(WideResNet(10, 1), classes=10, image_shape=(3, 16, 16))
-        critic = module.plain_layers(critic) if plain else critic
-        adam = [torch.optim.Adam(part.parameters(), 1e-3, (0.0, 0.999)) for part in (policy, critic)]
-        result.append(SearchState(policy, critic, *adam, torch.Generator().manual_seed(0)))
+        critic = module.plain_layers(critic) if plain else critic.to(memory_format=torch.channels_last)
+        optimizers = [
+            torch.optim.Adam(part.parameters(), 1e-3, (0.0, 0.999))
+            if rate is None
+            else torch.optim.SGD(part.parameters(), rate)
+            for part in (policy, critic)
+        ]
+        result.append(SearchState(policy, critic, *optimizers, torch.Generator().manual_seed(0)))
     return result[0], result[1]
 
 
-def test_the_straightforward_step_computes_the_same_losses(
-    benchmark_module: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ours, plain = states(benchmark_module)
-    chunk, half = benchmark_module.CHUNK, 16
+def both_steps(
+    module: ModuleType, ours: SearchState, plain: SearchState, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """What the step of the package and the straightforward one measure on the same batch with the same draws."""
+    chunk, half = module.CHUNK, 16
     images, labels = torch.rand(2 * half, 3, 16, 16), torch.randint(10, (2 * half,))
     draws = [ours.policy.draw(chunk) for _ in range(half // chunk)]
     draws = [draw._replace(sub_policy=draw.sub_policy[:1].expand(chunk)) for draw in draws]
@@ -64,18 +70,58 @@ def test_the_straightforward_step_computes_the_same_losses(
     whole = whole._replace(partner=torch.cat([draw.partner + i * chunk for i, draw in enumerate(draws)]))
     monkeypatch.setattr(ours.policy, "draw", lambda *_, **__: whole)
     mix = torch.rand(half, generator=torch.Generator().manual_seed(0))
-    objective = Objective(torch.full((3,), 0.5), torch.full((3,), 0.25))
+    mean, std = torch.full((3,), 0.5), torch.full((3,), 0.25)
+    measured = dict(zip(STEP_METRICS, Objective(mean, std, **options).step(ours, images, labels), strict=True))
+    values = module.straightforward_step(Objective(mean, std), plain, images, labels, draws=draws, mix=mix)
+    names = ("wasserstein", "gradient_penalty", "class_loss_real", "class_loss_augmented")
+    return {name: measured[name] for name in names}, dict(zip(names, values, strict=True))
 
-    measured = dict(zip(STEP_METRICS, objective.step(ours, images, labels), strict=True))
-    wasserstein, penalty, class_loss, augmented_loss = benchmark_module.straightforward_step(
-        objective, plain, images, labels, draws=draws, mix=mix
-    )
 
-    torch.testing.assert_close(measured["wasserstein"], wasserstein, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(measured["gradient_penalty"], penalty, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(measured["class_loss_real"], class_loss, rtol=1e-4, atol=1e-5)
+def test_the_straightforward_step_computes_the_same_losses(
+    benchmark_module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, plain = both_steps(benchmark_module, *states(benchmark_module), monkeypatch)
     # After a step of Adam, whose first step is the sign of each gradient, rounding may turn single weights.
-    torch.testing.assert_close(measured["class_loss_augmented"], augmented_loss, rtol=2e-2, atol=1e-2)
+    last = "class_loss_augmented"
+    torch.testing.assert_close(ours.pop(last), plain.pop(last), rtol=2e-2, atol=1e-2)
+    torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+def gradient(state: SearchState, part: str) -> torch.Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in getattr(state, part).parameters()])
+
+
+def test_the_straightforward_step_has_the_same_gradients(
+    benchmark_module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the critic, all its losses together, and of the policy; the rate is 0, so that both see the same critic."""
+    ours, plain = states(benchmark_module, rate=0.0)
+    torch.testing.assert_close(*both_steps(benchmark_module, ours, plain, monkeypatch), rtol=1e-4, atol=1e-5)
+    for part in ("critic", "policy"):
+        reference = gradient(plain, part)
+        assert reference.norm() > 1e-2
+        assert (gradient(ours, part) - reference).norm() < 1e-3 * reference.norm(), part
+
+
+def test_in_bfloat16_the_step_is_as_exact_as_torchs_own_layers_are(
+    benchmark_module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = []
+    for stock in (False, True):
+        ours, plain = states(benchmark_module, rate=0.0)
+        if stock:
+            benchmark_module.plain_layers(ours.critic)
+        torch.manual_seed(1)
+        measured = both_steps(benchmark_module, ours, plain, monkeypatch, precision=torch.bfloat16)
+        torch.testing.assert_close(*measured, rtol=2e-2, atol=2e-2)
+        errors.append(
+            [
+                float((gradient(ours, part) - gradient(plain, part)).norm() / gradient(plain, part).norm())
+                for part in ("critic", "policy")
+            ]
+        )
+    for error, of_stock in zip(*errors, strict=True):
+        assert 1e-3 < error < 1.25 * of_stock
 
 
 def test_halves_apart_is_another_objective(benchmark_module: ModuleType) -> None:
@@ -95,12 +141,97 @@ def test_halves_apart_is_another_objective(benchmark_module: ModuleType) -> None
 
 def test_it_runs(benchmark_module: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     threads = torch.get_num_threads()
-    monkeypatch.setattr(sys, "argv", ["search_step.py", "--rounds", "1", "--depth", "10", "--batch", "16"])
+    command = ["search_step.py", "--device", "cpu", "--rounds", "1", "--depth", "10", "--batch", "16"]
+    monkeypatch.setattr(sys, "argv", command)
     benchmark_module.main()
     assert torch.get_num_threads() == threads
     printed = capsys.readouterr().out
-    assert "median of 1 interleaved steps" in printed
+    assert "median of 1" in printed
     assert printed.count("this package takes") == 3
+
+
+def test_the_profile_counts_the_work_of_each_part(benchmark_module: ModuleType) -> None:
+    found = benchmark_module.profile(torch.device("cpu"), depth=10, batch=4, rounds=1)
+    rows = found["parts"]
+    *parts, whole = rows
+    assert len(parts) == 6
+    assert all(row["seconds"] > 0 and row["bytes"] > 0 for row in rows.values())
+    operations = {name: row["operations"] for name, row in rows.items()}
+    assert sum(operations[name] for name in parts) == pytest.approx(operations[whole], rel=1e-2)
+    # Of the two halves a forward pass, and one backward each to inputs and weights; the first layer has no input to.
+    forward = 2 * sum(
+        x.numel() // x.shape[1] * weight.numel() // stride**2 for x, weight, stride in convolutions(benchmark_module)
+    )
+    assert operations["critic: real and augmented, forward and backward"] == pytest.approx(3 * forward, rel=0.05)
+    assert operations["critic for the policy: forward, backward to the images"] == pytest.approx(2 * forward, rel=0.05)
+
+
+def convolutions(module: ModuleType) -> list[tuple[torch.Tensor, torch.Tensor, int]]:
+    """Input, weight and stride of each convolution of a WideResNet-10-2 for 4 images."""
+    critic = module.make_state(10, channels_last=True).critic
+    found: list[tuple[torch.Tensor, torch.Tensor, int]] = []
+    for layer in critic.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_pre_hook(
+                lambda layer, inputs: found.append((inputs[0], layer.weight, layer.stride[0]))
+            )
+    with torch.no_grad():
+        critic(torch.rand(4, 3, 32, 32))
+    return found
+
+
+def test_whole_searches_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load("search_step")
+    module = load("search_run")
+    command = ["search_run.py", "--smoke", "--device", "cpu", "--repeats", "1", "--rounds", "1", "--steps", "1"]
+    monkeypatch.setattr(sys, "argv", [*command, "--json", str(tmp_path / "result.json")])
+    module.main()
+    document = json.loads((tmp_path / "result.json").read_text())
+    assert document["smoke"]
+    assert set(document["searches"]) == set(module.SEARCHES)
+    for each in document["searches"].values():
+        assert each["steps"] == 6
+        assert [0 < run["seconds"] < run["with_loading_and_report"] for run in each["runs"]] == [True]
+    variants = document["seconds_per_step"]["variants"]
+    assert {"this package", "straightforward"} < set(variants)
+    assert all(len(seconds) == 1 and min(seconds) > 0 for seconds in variants.values())
+
+
+def test_precisions_are_compared_seed_by_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    module = load("precision")
+    command = ["precision.py", "--out", str(tmp_path), "--seeds=2", "--images=16", "--epochs=1", "--batch=8"]
+    monkeypatch.setattr(sys, "argv", command)
+    module.main()
+    first = capsys.readouterr().out
+    monkeypatch.setattr(module, "run", None)  # nothing is left to do
+    module.main()
+    assert capsys.readouterr().out == first
+    assert "2 seeds, 2 steps each" in first
+
+    rows = []
+    for seed, precision in itertools.product((0, 1), module.PRECISIONS):
+        share = {"flip": 0.1 * seed, "invert": 0.03 if precision == "bfloat16" else 0.0}
+        row = {"seed": seed, "precision": precision, "drift": 0.5, "strength": 0.1 + 0.01 * seed}
+        rows.append({**row, "share": share, "change": share})
+    lines = module.table([*rows, {**rows[0], "seed": 7}])  # whose other precision is not done
+    assert "| share | 0.030 (0.030 to 0.030) | 0.100 (0.100 to 0.100) |" in lines
+    assert "| strength | 0.105 (0.100 to 0.110) | 0.105 (0.100 to 0.110) | +0.000, +0.000 |" in lines
+
+
+def test_a_training_is_timed_against_a_plain_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    load("search_step")
+    module = load("training")
+    command = ["training.py", "--device", "cpu", "--model", "small", "--rounds", "2", "--steps", "2", "--batch", "4"]
+    monkeypatch.setattr(sys, "argv", [*command, "--json", str(tmp_path / "result.json")])
+    module.main()
+    rates = json.loads((tmp_path / "result.json").read_text())["images_per_second"]
+    assert {name: len(values) for name, values in rates.items()} == {"this package": 2, "plain loop": 2}
+    assert min(min(values) for values in rates.values()) > 0
+    assert "1.00 times the plain loop" in capsys.readouterr().out
 
 
 # --- the transform against other libraries ----------------------------------------------------------------------------

@@ -91,12 +91,15 @@ class SearchState:
         self.critic.load_state_dict(state["critic"])
         self.policy_optimizer.load_state_dict(state["policy_optimizer"])
         self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        for group in (*self.policy_optimizer.param_groups, *self.critic_optimizer.param_groups):
+            if "capturable" in group:  # the checkpoint has that of another device, or of before there were graphs
+                group["capturable"] = self.generator.device.type == "cuda"
         self.generator.set_state(state["generator"].cpu())
         torch.set_rng_state(state["default_generator"].cpu())
         if state["cuda_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_generator"].cpu(), self.generator.device)
         self.epoch = state["epoch"]
-        self.multiplier = state.get("multiplier", torch.zeros(())).to(self.multiplier.device)
+        self.multiplier.copy_(state.get("multiplier", torch.zeros(())))
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,8 @@ class Objective:
         gradient_penalty_weight: weight of the gradient penalty.
         chunk_size: consecutive images that share a sub-policy.
         precision: dtype of the critic's arithmetic.
-        target: strength that the policy is kept at or above, mean |S(X) - X| over pixels in [0, 1]; None: it is free.
+        target: strength that the policy is kept at or above, mean |S(X) - X| over pixels in [0, 1]; a scalar tensor,
+            on the device, can be changed between steps that are captured; None: it is free.
         multiplier_rate: how fast the multiplier rises, a step, where the policy has no strength at all.
         world: the processes that share each batch. All are given the whole of it, and generators in the same state.
     """
@@ -121,13 +125,15 @@ class Objective:
     gradient_penalty_weight: float = 10.0
     chunk_size: int = 1
     precision: torch.dtype = torch.float32
-    target: float | None = None
+    target: float | Tensor | None = None
     multiplier_rate: float = 0.05
     world: World = field(default_factory=World)
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
         """The context in which the critic runs."""
-        return torch.autocast(device.type, self.precision, enabled=self.precision is not torch.float32)
+        # What the cache held would not outlive a capture, and little is in it: the convolutions convert by themselves.
+        enabled = self.precision is not torch.float32
+        return torch.autocast(device.type, self.precision, enabled=enabled, cache_enabled=False)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Zero mean and unit deviation per channel, in the memory layout that convolutions are fastest in."""
@@ -211,7 +217,7 @@ class Objective:
             unit = images[0].numel() ** 0.5 / self.std.mean()
             pull = (state.multiplier + PROPORTIONAL * shortfall).clamp(min=0)
             policy_loss = policy_loss - pull * unit * displacement
-            state.multiplier = (state.multiplier + self.multiplier_rate * shortfall).clamp(min=0)
+            state.multiplier.copy_((state.multiplier + self.multiplier_rate * shortfall).clamp(min=0))
         state.policy_optimizer.zero_grad()
         policy_loss.backward()
         self.world.average_gradients(state.policy_optimizer)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -26,6 +27,7 @@ from fasteraa_transforms.search.critic import Critic, fitting_backbone, make_bac
 from fasteraa_transforms.search.data import FOLDER_RECIPE, RECIPES, ImageSet, Recipe, Samples, load_images
 from fasteraa_transforms.search.distributed import RanksLost, World, join, synchronise
 from fasteraa_transforms.search.folder import RunFolder, processor
+from fasteraa_transforms.search.graph import CudaCapture, GraphedStep, Step
 from fasteraa_transforms.search.loop import STEP_METRICS, Objective, SearchState, batches
 from fasteraa_transforms.search.settings import GROUPS, Settings, computes_in_bfloat16
 from fasteraa_transforms.search.validation import FOLDS, cross_validate
@@ -188,6 +190,8 @@ class _Run:
         self.folder = folder if world.first else None  # what the others would write is the same
         self.name, self.source = name, dict(source or {})
         self.available = len(dataset) if hasattr(dataset, "__len__") else None  # images, of which a subset is drawn
+        if settings.graphs == "on" and device.type != "cuda":
+            raise ValueError(f"graphs should be auto or off where the device is {device}, but got on instead")
         loaded = load_images(
             dataset,
             num_images=recipe.num_images,
@@ -224,6 +228,7 @@ class _Run:
             gradient_penalty_weight=settings.gradient_penalty_weight,
             chunk_size=settings.chunk_size,
             precision=torch.bfloat16 if bfloat16 else torch.float32,
+            target=torch.zeros((), device=device) if settings.held else None,
             multiplier_rate=settings.multiplier_rate,
             world=world,
         )
@@ -298,9 +303,7 @@ class _Run:
                 if settings.classifier_epochs and self.classifier is None:
                     with _memory("while training the classifier", self._smaller()):
                         self._train_classifier()
-                while state.epoch < settings.epochs:
-                    with _memory(f"in epoch {state.epoch + 1} of {settings.epochs}", self._smaller()):
-                        self._epoch(writer)
+                self._epochs(writer)
                 if settings.strengths and not self.trials:
                     with _memory("while choosing the strength", self._smaller()):
                         self._choose()
@@ -347,16 +350,25 @@ class _Run:
             generator=self.state.generator,
         )
 
+    def _graphed(self, step: Callable[[SearchState, Tensor, Tensor], Tensor]) -> Step:
+        """A step of the state, captured as a CUDA graph where settings and device have it so."""
+        plain = functools.partial(step, self.state)
+        if self.settings.graphs == "off" or self.data.images.device.type != "cuda":
+            return plain
+        return GraphedStep(plain, CudaCapture(self.state.generator), required=self.settings.graphs == "on")
+
     def _train_classifier(self) -> None:
         """Let the classifier learn the classes before it guards them."""
         from tqdm import tqdm
 
         began = time.perf_counter()
-        measured: list[Tensor] = []
+        step = self._graphed(self.objective.classify)
+        measured = torch.zeros(self.steps_per_epoch, 2, device=self.data.images.device)
         epochs = range(self.settings.classifier_epochs)
         for _ in tqdm(epochs, "training the classifier first", unit="epoch", disable=not self.progress):
-            measured = [self.objective.classify(self.state, *batch) for batch in self._batches()]
-        loss, accuracy = torch.stack(measured).mean(0).tolist()
+            for values, batch in zip(measured, self._batches(), strict=True):
+                values.copy_(step(*batch))
+        loss, accuracy = measured.mean(0).tolist()
         self.classifier = {"loss": loss, "accuracy": accuracy}
         self.seconds += time.perf_counter() - began
         if self.folder is not None:
@@ -425,16 +437,22 @@ class _Run:
         if self.folder is not None:
             self._save()
 
-    def _epoch(self, writer: Any) -> None:
+    def _epochs(self, writer: Any) -> None:
+        step = self._graphed(self.objective.step)  # what a graph holds of the memory is free when they are done
+        while self.state.epoch < self.settings.epochs:
+            with _memory(f"in epoch {self.state.epoch + 1} of {self.settings.epochs}", self._smaller()):
+                self._epoch(step, writer)
+
+    def _epoch(self, step: Step, writer: Any) -> None:
         from tqdm import tqdm
 
         settings, state = self.settings, self.state
         began = time.perf_counter()
-        on_cpu = self.data.images.device.type == "cpu"
-        measured: list[Tensor] = []
+        device = self.data.images.device
+        measured = torch.zeros(self.steps_per_epoch, len(STEP_METRICS), device=device)
         turn = self._turn(state.epoch)
-        target = settings.held[turn] * self.strength_start if settings.held else None
-        objective = dataclasses.replace(self.objective, target=target)
+        if isinstance(self.objective.target, Tensor):
+            self.objective.target.fill_(settings.held[turn] * self.strength_start)
         done = state.epoch * self.steps_per_epoch
         with tqdm(
             total=settings.epochs * self.steps_per_epoch,
@@ -444,17 +462,17 @@ class _Run:
             unit="step",
             leave=state.epoch + 1 == settings.epochs,
         ) as bar:
-            for images, labels in self._batches():
+            for i, (images, labels) in enumerate(self._batches()):
                 try:
-                    measured.append(objective.step(state, images, labels))
+                    measured[i].copy_(step(images, labels))
                 except Exception:  # such as a modulus of 0 bits, where a magnitude is nan
-                    if measured:
-                        self._check(torch.stack(measured).cpu())
+                    if i:
+                        self._check(measured[:i].cpu())
                     raise
                 bar.update()
-                if on_cpu:  # on an accelerator, reading a value would wait for it
-                    bar.set_postfix(_postfix(measured[-1]), refresh=False)
-            values = torch.stack(measured).cpu()
+                if device.type == "cpu":  # on an accelerator, reading a value would wait for it
+                    bar.set_postfix(_postfix(measured[i]), refresh=False)
+            values = measured.cpu()
             self._check(values)
             bar.set_postfix(_postfix(values[-1]))
         state.epoch += 1
@@ -638,7 +656,14 @@ def _as_json(value: Settings | Recipe | diagnosis.Diagnosis) -> dict[str, Any]:
 
 def _adam(module: torch.nn.Module, learning_rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
     # Floats, whatever a user's settings hold: PyTorch 2.15 refuses a mixture with whole numbers.
-    return torch.optim.Adam(module.parameters(), lr=learning_rate, betas=(float(betas[0]), float(betas[1])), fused=True)
+    parameters = list(module.parameters())
+    return torch.optim.Adam(
+        parameters,
+        lr=learning_rate,
+        betas=(float(betas[0]), float(betas[1])),
+        fused=True,
+        capturable=parameters[0].is_cuda,
+    )
 
 
 def _postfix(values: Tensor) -> dict[str, str]:

@@ -92,6 +92,9 @@ class Settings:
     """cpu, cuda, cuda:1, …; auto: cuda where there is one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the critic; auto: bfloat16 for wrn40_2 and resnet50 where the hardware computes in it, else float32."""
+    graphs: Literal["auto", "on", "off"] = "auto"
+    """Whether steps are captured as CUDA graphs; auto: on a GPU, and where the critic cannot be captured a warning says
+    why, and steps run as they are; on: that is an error."""
 
     def __post_init__(self) -> None:
         positive = (
