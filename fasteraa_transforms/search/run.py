@@ -25,6 +25,7 @@ from fasteraa_transforms.search.critic import Critic, fitting_backbone, make_bac
 from fasteraa_transforms.search.data import FOLDER_RECIPE, RECIPES, ImageSet, Recipe, Samples, load_images
 from fasteraa_transforms.search.folder import RunFolder, processor
 from fasteraa_transforms.search.loop import STEP_METRICS, Objective, SearchState, batches
+from fasteraa_transforms.search.segmentation import SegmentationCritic, chance
 from fasteraa_transforms.search.settings import Settings, computes_in_bfloat16, pick_device
 from fasteraa_transforms.search.validation import FOLDS, cross_validate
 
@@ -57,9 +58,10 @@ def search(
     """Search a policy on a dataset (the paper's Algorithm 2, repaired).
 
     Args:
-        dataset: samples (image, label), the label a whole number; images PIL, arrays [H, W, C], or uint8, uint16 or
-            float tensors [C, H, W]; all of one size, unless ``settings.image_size`` says what to resize to. A dataset
-            that can only be iterated, such as `Shards`, is gone through once.
+        dataset: samples (image, label), the label a whole number, or (image, mask), the mask a PIL image, array or
+            tensor [H, W] of whole numbers; images PIL, arrays [H, W, C], or uint8, uint16 or float tensors [C, H, W];
+            all of one size, unless ``settings.image_size`` says what to resize to. A dataset that can only be iterated,
+            such as `Shards`, is gone through once.
         settings: all settings; the defaults if None. ``Settings.paper()`` has the paper's.
         out: folder for ``policy.json``, ``settings.json``, ``metrics.jsonl``, ``diagnosis.json``, ``report.html``,
             TensorBoard events, a checkpoint an epoch and pictures; nothing is written if None.
@@ -69,7 +71,7 @@ def search(
             default of what ``settings`` leaves open. The class's name in lower case if None.
         source: how the dataset was opened, kept in ``settings.json`` for whoever resumes the run.
         affinity_diversity: whether to measure affinity and diversity of the policy at the end, which trains six small
-            networks; see `search.affinity`.
+            networks; see `search.affinity`. Not for masks.
         progress: whether to show a progress bar and print the verdict.
 
     Returns:
@@ -106,6 +108,8 @@ def search(
         number = "all" if recipe.num_images is None else recipe.num_images
         with _memory("before the first step", f"lower num_images (now {number}) or image_size (now {size})"):
             run = _Run(dataset, settings, recipe, folder, name, source, progress, device)
+        if affinity_diversity and run.data.has_masks:
+            raise ValueError("affinity_diversity should be False for masks, but got True instead")
         return run.finish(resume, affinity_diversity)
 
 
@@ -166,12 +170,14 @@ class _Run:
             balanced=settings.balanced,
             size=_held_size(recipe),
             seed=settings.seed,
+            ignore_label=settings.ignore_label,
         )
         if len(loaded.images) < settings.batch_size:
             raise ValueError(
                 f"batch_size is {settings.batch_size}, but there are {len(loaded.images)} images; lower it"
             )
         self.data = ImageSet(loaded.images.to(device), loaded.labels.to(device), loaded.classes)
+        self.chance = chance(loaded.labels) if loaded.has_masks else 1 / loaded.classes
         channels, height, width = loaded.images.shape[1:]
         self.size = recipe.image_size or (height, width)
         self.probe = loaded.images[:512, :, : self.size[0], : self.size[1]]  # whose displacement is the strength
@@ -197,6 +203,7 @@ class _Run:
             settings.stages,
             temperature=settings.temperature,
             selection_temperature=settings.selection_temperature,
+            sample_selection=loaded.has_masks if settings.sample_selection is None else settings.sample_selection,
             generator=torch.Generator().manual_seed(settings.seed),
         )
         self.start = RelaxedPolicy(
@@ -205,7 +212,9 @@ class _Run:
         self.start.load_state_dict(policy.state_dict())
         self.yardstick = diagnosis.random_distance(self.start)
         policy = policy.to(device)
-        critic = Critic(make_backbone(backbone, channels), classes=loaded.classes, image_shape=(channels, *self.size))
+        network = make_backbone(backbone, channels, feature_map=loaded.has_masks)
+        kind = SegmentationCritic if loaded.has_masks else Critic
+        critic = kind(network, classes=loaded.classes, image_shape=(channels, *self.size))
         critic = critic.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.state = SearchState(
             policy=policy,
@@ -488,7 +497,8 @@ class _Run:
             share_end=diagnosis.effective_share(policy),
             accuracy_clean=self.last_epoch.get("accuracy_real", 0.0),
             accuracy_augmented=self.last_epoch.get("accuracy_augmented", 0.0),
-            chance=1 / self.data.classes,
+            chance=self.chance,
+            of="pixels" if self.data.has_masks else "images",
             accuracy_classifier=None if self.classifier is None else self.classifier["accuracy"],
             trials=self.trials,
         )
