@@ -34,26 +34,25 @@ def relaxed_bernoulli(probability: Tensor, uniform: Tensor, temperature: float) 
     return torch.sigmoid((inner.logit() + uniform.logit()) / temperature)
 
 
-def relaxed_categorical(probability: Tensor, uniform: Tensor, temperature: float) -> Tensor:
-    """Sample of the relaxed categorical distribution, nearly one-hot at low temperatures.
+def relaxed_categorical(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """Sample of the relaxed categorical distribution, which at a low temperature is nearly one-hot.
 
     Args:
-        probability: [..., N], of each of N choices, adding up to 1.
+        logits: [..., N]; the n-th of N choices is the largest of the sample with probability softmax(logits)_n.
         uniform: same shape, noise uniform in [0, 1).
         temperature: λ > 0; the lower, the closer to one-hot.
 
     Returns:
-        Same shape, adding up to 1, differentiable w.r.t. ``probability``.
+        Same shape, in [0, 1], adding up to 1 along the last axis, differentiable w.r.t. ``logits``.
 
-    Source: Maddison et al. 2017 and Jang et al. 2017, of which eq. 4 is the case of two choices.
+    Source: Maddison et al. 2017, Jang et al. 2017; eq. 4 is the same for two choices.
 
     Example:
-        >>> relaxed_categorical(torch.tensor([0.2, 0.7, 0.1]), torch.tensor([0.5, 0.5, 0.5]), 0.05).round()
+        >>> relaxed_categorical(torch.tensor([0.2, 0.7, 0.1]).log(), torch.tensor([0.5, 0.5, 0.5]), 0.05).round()
         tensor([0., 1., 0.])
     """
-    tiny = torch.finfo(probability.dtype).tiny
-    gumbel = -(-uniform.clamp(min=tiny).log()).clamp(min=tiny).log()
-    return ((probability.clamp(min=tiny).log() + gumbel) / temperature).softmax(-1)
+    gumbel = -(-uniform.clamp(min=torch.finfo(uniform.dtype).tiny).log()).log()
+    return ((logits + gumbel) / temperature).softmax(-1)
 
 
 class Draw(NamedTuple):
@@ -65,7 +64,7 @@ class Draw(NamedTuple):
         sign: [B, K, N], 1 or -1: direction of signed operations, 1 for the others.
         centre: [B, K, 2], uniform in [0, 1): x and y of cutout's centre.
         partner: int64 [B, K], another image of the batch, for sample_pairing; itself in a batch of one.
-        choice: [B, K, N], uniform in [0, 1): noise of the sampled selection; None: the selection is not sampled.
+        choice: [B, K, N], uniform in [0, 1): noise of the sampled selection; [B, K, 0] where it is not sampled.
     """
 
     sub_policy: Tensor
@@ -73,7 +72,7 @@ class Draw(NamedTuple):
     sign: Tensor
     centre: Tensor
     partner: Tensor
-    choice: Tensor | None = None
+    choice: Tensor
 
 
 class RelaxedPolicy(nn.Module):
@@ -92,8 +91,7 @@ class RelaxedPolicy(nn.Module):
         interpolation: NEAREST (as `FasterAutoAugment` does by default) or BILINEAR.
         fill: value outside of the image, in [0, 1], one number or one a channel.
         sample_selection: whether each image draws one operation a stage, by a relaxed categorical variable of
-            temperature λ, in place of the sum of all. It is what a policy needs whose output has another target for
-            each operation, such as masks: of a sum of moved images a network does not predict the sum of their masks.
+            temperature λ, in place of the sum of all (eq. 7).
         generator: draws the start of the parameters, uniform in [0, 1]; PyTorch's default if None.
 
     Attributes:
@@ -175,7 +173,7 @@ class RelaxedPolicy(nn.Module):
         centre = uniform(stages, 2)
         step = 1 + (uniform(stages) * (batch - 1)).long().clamp(max=max(batch - 2, 0))
         partner = (torch.arange(batch, device=device)[:, None] + step) % max(batch, 1)
-        choice = uniform(stages, operations) if self.sample_selection else None
+        choice = uniform(stages, operations if self.sample_selection else 0)
         return Draw(sub_policy, gate, sign, centre, partner, choice)
 
     def forward(self, images: Tensor, draw: Draw | None = None) -> Tensor:
@@ -212,9 +210,9 @@ class RelaxedPolicy(nn.Module):
     def move_masks(self, masks: Tensor, draw: Draw) -> Tensor:
         """Move masks as the forward pass with the same ``draw`` moves the pixels of their images.
 
-        The mixture is that of the images, eq. 7, so a pixel in which several operations meet has the label of each, by
-        its weight. Only geometry moves masks, as in `FasterAutoAugment`: the share of every other operation leaves them
-        where they are. They are sampled by nearest whatever the interpolation, and 0 outside.
+        Where operations are mixed, so are their masks, by the same weights. Only geometry moves masks, as in
+        `FasterAutoAugment`: the share of every other operation leaves them where they are. They are sampled by nearest,
+        as there, whatever the interpolation of the images, and are 0 outside.
 
         Args:
             masks: [B, M, H, W], float, in [0, 1]: one channel a class.
@@ -246,8 +244,9 @@ class RelaxedPolicy(nn.Module):
         selection, probability, magnitude = (
             table.index_select(0, draw.sub_policy) for table in (self.selection, self.probabilities, self.magnitudes)
         )
-        if draw.choice is not None:
-            selection = relaxed_categorical(selection, draw.choice, self.temperature)
+        if self.sample_selection:
+            logits = (self.weights / self.selection_temperature).index_select(0, draw.sub_policy)
+            selection = relaxed_categorical(logits, draw.choice, self.temperature)
         gate = relaxed_bernoulli(probability, draw.gate, self.temperature)
         return selection * gate, draw.sign * magnitude
 

@@ -103,13 +103,13 @@ def small(channels: int, *, feature_map: bool = False) -> nn.Module:
 
     Its feature map has a quarter of the image's side: the last convolution is dilated in place of its stride.
     """
-    last = {"stride": 1, "padding": 2, "dilation": 2} if feature_map else {"stride": 2, "padding": 1}
+    stride, dilation = (1, 2) if feature_map else (2, 1)
     layers = [
         nn.Conv2d(channels, 32, 3, 2, 1),
         nn.LeakyReLU(0.2),
         nn.Conv2d(32, 64, 3, 2, 1),
         nn.LeakyReLU(0.2),
-        nn.Conv2d(64, 64, 3, **last),
+        nn.Conv2d(64, 64, 3, stride, dilation, dilation),
         nn.LeakyReLU(0.2),
     ]
     return nn.Sequential(*layers, *([] if feature_map else [nn.AdaptiveAvgPool2d(2), nn.Flatten()]))

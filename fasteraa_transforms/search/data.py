@@ -349,7 +349,9 @@ def load_images(
     masks = [target for target in targets if isinstance(target, Tensor)]
     if masks:
         if len(masks) < len(targets):
-            raise ValueError(f"samples should all have masks, or all labels, but {len(masks)} of {len(targets)} have masks")
+            raise ValueError(
+                f"samples should all have masks, or all labels, but {len(masks)} of {len(targets)} have masks"
+            )
         return ImageSet(torch.stack(images), *hold_masks(masks, ignore_label=ignore_label))
     classes = sorted(set(targets))
     if len(classes) < 2:

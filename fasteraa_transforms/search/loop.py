@@ -212,8 +212,7 @@ class Objective:
         policy.project_()
 
         accuracy_real, accuracy_augmented = (
-            accuracy(output, target)
-            for output, target in ((real_logits, real_labels), (logits, augmented_labels))
+            accuracy(output, target) for output, target in ((real_logits, real_labels), (logits, augmented_labels))
         )
         return torch.stack(
             [
@@ -236,7 +235,8 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of shuffled batches after the baseline preprocessing: images float [B, C, *size] in [0, 1], and labels.
 
-    Labels are int64 [B], or masks uint8 [B, *size], cropped and flipped with their images. A last batch that would be smaller is left out.
+    Labels are int64 [B], or masks uint8 [B, *size], cropped and flipped with their images. A last batch that would be
+    smaller is left out.
     """
     device = data.images.device
     order = torch.randperm(len(data.images), generator=generator, device=device)

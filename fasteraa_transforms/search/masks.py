@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 IGNORED = 255
-"""Class of the pixels that a held mask leaves out: those that the dataset leaves out, and those outside of the image."""
+"""Class of the pixels that a held mask leaves out: those that the dataset does, and those outside of the image."""
 
 _LEFT_OUT = 2**16 - 1  # the same in a mask that was read but is not held yet
 _MODES = ("1", "L", "P", "I", "I;16")

@@ -1,9 +1,16 @@
 """The search on masks: a critic that classifies pixels, and the class loss of masks that the relaxed policy has moved.
 
-A *soft mask* is float [B, classes, H, W]: how much of each class a pixel has. It is the one-hot form of a mask before
-the policy and a mixture of classes after it, since the relaxed policy outputs a mixture of images, whose labels it mixes
-alike (`RelaxedPolicy.move_masks`). What a pixel lacks to 1 is ignored: all of a pixel without a class, and the share of
-the operations that moved one in from outside of the image. In use such pixels have the fill for masks.
+The geometry of a policy moves the masks with their images (`RelaxedPolicy.move_masks`), by operations whose gradients
+are those that it has for images: the loss knows what an operation does to the image and what to its mask.
+
+A *soft mask* is float [B, classes, H, W]: how much of each class a pixel has. It is the one-hot form of a mask, and
+after the policy a mixture of what its operations make of it. What a pixel lacks to 1 is ignored: all of a pixel without
+a class, and the share that comes from outside of the image. In use such pixels have the fill for masks.
+
+On masks the relaxed policy draws one operation a stage for each image, by a relaxed categorical variable of the same
+temperature as the gates (`RelaxedPolicy`, ``sample_selection``). The paper's sum of all operations (eq. 7) would give a
+pixel a sum of labels that no network predicts, as it sees the strongest image of the sum and little of the others: each
+operation that moves a mask would be punished for being one among many.
 """
 
 import torch

@@ -107,17 +107,16 @@ class _SmallOfPixels(_Small):
 
     def __init__(self, channels: int, classes: int, mean: Tensor, std: Tensor) -> None:
         super().__init__(channels, classes, mean, std)
-        *convolutions, _, _, _ = self.layers
-        last = convolutions[-1][0]
-        last.stride, last.padding, last.dilation = (1, 1), (2, 2), (2, 2)
-        self.layers = nn.Sequential(*convolutions, nn.Conv2d(last.out_channels, classes, 1))
+        self.layers = nn.Sequential(
+            *self.layers[:2], _convolution(64, 64, stride=1, dilation=2), nn.Conv2d(64, classes, 1)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         return F.interpolate(super().forward(images), images.shape[2:], mode="bilinear", align_corners=False)
 
 
-def _convolution(channels_in: int, channels_out: int) -> nn.Sequential:
-    convolution = nn.Conv2d(channels_in, channels_out, 3, 2, 1, bias=False)
+def _convolution(channels_in: int, channels_out: int, stride: int = 2, dilation: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(channels_in, channels_out, 3, stride, dilation, dilation, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU())
 
 
