@@ -124,9 +124,10 @@ class MaskFolder:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
-        image, mask = (Image.open(path) for path in self.samples[index])
-        mask.load()
-        return image.convert("RGB"), mask
+        image_file, mask_file = self.samples[index]
+        with Image.open(image_file) as image, Image.open(mask_file) as mask:
+            mask.load()
+            return image.convert("RGB"), mask
 
 
 def _files(folder: Path) -> dict[str, Path]:
