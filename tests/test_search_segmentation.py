@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import doctest
 import json
 import re
 from collections.abc import Callable
@@ -657,6 +658,12 @@ def test_a_folder_of_masks_from_the_command_line(tmp_path: Path, capsys: pytest.
     assert main(command) == 0
     policy = Policy.load(out / "policy.json")
     assert (policy.name, policy.provenance["images"]) == ("spots", 8)
+
+
+def test_the_example_of_the_documentation() -> None:
+    failed, attempted = doctest.testfile(str(DOCUMENT), module_relative=False)
+    assert failed == 0
+    assert attempted >= 6
 
 
 # --- what takes labels only -------------------------------------------------------------------------------------------
