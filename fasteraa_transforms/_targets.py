@@ -34,7 +34,9 @@ _MATRICES: dict[str, Callable[[float, int, int], _geometry.Matrix]] = {
     "translate_y": _geometry.translate_y_matrix,
     "rotate": _geometry.rotate_matrix,
 }
-_IS_GEOMETRIC = torch.tensor([name in _MATRICES or name == "flip" for name in _NAMES], device="cpu")
+GEOMETRIC = (*_MATRICES, "flip")
+"""The operations that move targets."""
+_IS_GEOMETRIC = torch.tensor([name in GEOMETRIC for name in _NAMES], device="cpu")
 
 # Bytes are moved as those of images are. PyTorch selects and fills none of the wider unsigned integers (2.11), so their
 # bits travel as signed ones.

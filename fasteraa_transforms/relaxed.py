@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 
 from fasteraa_transforms import functional
+from fasteraa_transforms._targets import GEOMETRIC
 from fasteraa_transforms.operations import OPERATIONS
 from fasteraa_transforms.policy import Candidate, Policy
 
@@ -33,6 +34,27 @@ def relaxed_bernoulli(probability: Tensor, uniform: Tensor, temperature: float) 
     return torch.sigmoid((inner.logit() + uniform.logit()) / temperature)
 
 
+def relaxed_categorical(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """Sample of the relaxed categorical distribution, which at a low temperature is nearly one-hot.
+
+    Args:
+        logits: [..., N]; the n-th of N choices is the largest of the sample with probability softmax(logits)_n.
+        uniform: same shape, noise uniform in [0, 1).
+        temperature: λ > 0; the lower, the closer to one-hot.
+
+    Returns:
+        Same shape, in [0, 1], adding up to 1 along the last axis, differentiable w.r.t. ``logits``.
+
+    Source: Maddison et al. 2017, Jang et al. 2017; eq. 4 is the same for two choices.
+
+    Example:
+        >>> relaxed_categorical(torch.tensor([0.2, 0.7, 0.1]).log(), torch.tensor([0.5, 0.5, 0.5]), 0.05).round()
+        tensor([0., 1., 0.])
+    """
+    gumbel = -(-uniform.clamp(min=torch.finfo(uniform.dtype).tiny).log()).log()
+    return ((logits + gumbel) / temperature).softmax(-1)
+
+
 class Draw(NamedTuple):
     """Everything random in one pass of a relaxed policy over B images, already drawn.
 
@@ -42,6 +64,7 @@ class Draw(NamedTuple):
         sign: [B, K, N], 1 or -1: direction of signed operations, 1 for the others.
         centre: [B, K, 2], uniform in [0, 1): x and y of cutout's centre.
         partner: int64 [B, K], another image of the batch, for sample_pairing; itself in a batch of one.
+        choice: [B, K, N], uniform in [0, 1): noise of the sampled selection; [B, K, 0] where it is not sampled.
     """
 
     sub_policy: Tensor
@@ -49,6 +72,7 @@ class Draw(NamedTuple):
     sign: Tensor
     centre: Tensor
     partner: Tensor
+    choice: Tensor
 
 
 class RelaxedPolicy(nn.Module):
@@ -66,6 +90,8 @@ class RelaxedPolicy(nn.Module):
         operations: names of the operations to choose from; all if None.
         interpolation: NEAREST (as `FasterAutoAugment` does by default) or BILINEAR.
         fill: value outside of the image, in [0, 1], one number or one a channel.
+        sample_selection: whether each image draws one operation a stage, by a relaxed categorical variable of
+            temperature λ, in place of the sum of all (eq. 7).
         generator: draws the start of the parameters, uniform in [0, 1]; PyTorch's default if None.
 
     Attributes:
@@ -98,6 +124,7 @@ class RelaxedPolicy(nn.Module):
         operations: tuple[str, ...] | None = None,
         interpolation: InterpolationMode = InterpolationMode.NEAREST,
         fill: functional.Fill = 0.0,
+        sample_selection: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -112,6 +139,7 @@ class RelaxedPolicy(nn.Module):
         self.selection_temperature = selection_temperature
         self.interpolation = interpolation
         self.fill = fill
+        self.sample_selection = sample_selection
         shape = (sub_policies, stages, len(self.operations))
         self.weights, self.probabilities, self.magnitudes = (
             nn.Parameter(torch.rand(shape, generator=generator)) for _ in range(3)
@@ -145,7 +173,8 @@ class RelaxedPolicy(nn.Module):
         centre = uniform(stages, 2)
         step = 1 + (uniform(stages) * (batch - 1)).long().clamp(max=max(batch - 2, 0))
         partner = (torch.arange(batch, device=device)[:, None] + step) % max(batch, 1)
-        return Draw(sub_policy, gate, sign, centre, partner)
+        choice = uniform(stages, operations if self.sample_selection else 0)
+        return Draw(sub_policy, gate, sign, centre, partner, choice)
 
     def forward(self, images: Tensor, draw: Draw | None = None, *, partners: Tensor | None = None) -> Tensor:
         """Augment a batch.
@@ -160,12 +189,7 @@ class RelaxedPolicy(nn.Module):
             [B, C, H, W].
         """
         draw = self.draw(len(images)) if draw is None else draw
-        # index_select and not [...]: its backward adds in a fixed order on the CPU, whatever the batch's size.
-        selection, probability, magnitude = (
-            table.index_select(0, draw.sub_policy) for table in (self.selection, self.probabilities, self.magnitudes)
-        )  # each [B, K, N]
-        gate = relaxed_bernoulli(probability, draw.gate, self.temperature)
-        magnitude = draw.sign * magnitude
+        amounts, magnitude = self._gather(draw)
 
         partners = images if partners is None else partners
         result = images
@@ -177,7 +201,7 @@ class RelaxedPolicy(nn.Module):
                 # The only image of a batch is its own partner, and a blend with itself changes nothing.
                 "partner": partners[draw.partner[:, stage]] if len(partners) > 1 else result,
             }
-            amount = selection[:, stage] * gate[:, stage]  # [B, N]: what of each operation reaches the image
+            amount = amounts[:, stage]
             mixed = (1 - amount.sum(1))[:, None, None, None] * result
             for n, name in enumerate(self.operations):
                 keywords = {key: takes[key] for key in OPERATIONS[name].takes}
@@ -185,6 +209,49 @@ class RelaxedPolicy(nn.Module):
                 mixed = mixed + amount[:, n, None, None, None] * output
             result = mixed
         return result
+
+    def move_masks(self, masks: Tensor, draw: Draw) -> Tensor:
+        """Move masks as the forward pass with the same ``draw`` moves the pixels of their images.
+
+        Where operations are mixed, so are their masks, by the same weights. Only geometry moves masks, as in
+        `FasterAutoAugment`: the share of every other operation leaves them where they are. They are sampled by nearest,
+        as there, whatever the interpolation of the images, and are 0 outside.
+
+        Args:
+            masks: [B, M, H, W], float, in [0, 1]: one channel a class.
+            draw: what was random for the images.
+
+        Returns:
+            [B, M, H, W], differentiable w.r.t. weights, probabilities and magnitudes.
+
+        Example:
+            >>> flip = RelaxedPolicy(1, 1, operations=("flip",))
+            >>> _ = torch.nn.init.ones_(flip.probabilities)
+            >>> flip.move_masks(torch.tensor([[[[0.0, 0, 1]]]]), flip.draw(1)).round().tolist()
+            [[[[1.0, 0.0, 0.0]]]]
+        """
+        amounts, magnitude = self._gather(draw)
+        moving = [(n, name) for n, name in enumerate(self.operations) if name in GEOMETRIC]
+        for stage in range(self.weights.shape[1]):
+            mixed = masks
+            for n, name in moving:
+                takes = {"interpolation": InterpolationMode.NEAREST, "fill": 0.0} if OPERATIONS[name].takes else {}
+                output = functional.apply_operation(name, masks, magnitude[:, stage, n], **takes)
+                mixed = mixed + amounts[:, stage, n, None, None, None] * (output - masks)
+            masks = mixed
+        return masks
+
+    def _gather(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        """What of each operation reaches an image, and its signed magnitude: both [B, K, N]."""
+        # index_select and not [...]: its backward adds in a fixed order on the CPU, whatever the batch's size.
+        selection, probability, magnitude = (
+            table.index_select(0, draw.sub_policy) for table in (self.selection, self.probabilities, self.magnitudes)
+        )
+        if self.sample_selection:
+            logits = (self.weights / self.selection_temperature).index_select(0, draw.sub_policy)
+            selection = relaxed_categorical(logits, draw.choice, self.temperature)
+        gate = relaxed_bernoulli(probability, draw.gate, self.temperature)
+        return selection * gate, draw.sign * magnitude
 
     @torch.no_grad()
     def project_(self) -> "RelaxedPolicy":

@@ -359,3 +359,16 @@ def test_the_comparison_runs_and_resumes(
     comparison.main()  # all of it is there
     assert [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()] == rows
     assert capsys.readouterr().out.strip() == report.strip()
+
+
+@pytest.mark.slow
+def test_of_masks_a_sampled_selection_has_the_gradient_of_the_loss_and_the_sum_has_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["mask_gradient.py", "--images", "300", "--epochs", "10", "--draws", "20"])
+    load("mask_gradient").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:19]] == list(OPERATIONS)
+    summed, sampled = (float(line.split()[-1]) for line in lines[-2:])
+    assert sampled > 0.8
+    assert summed < 0.5

@@ -6,18 +6,29 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 
-from fasteraa_transforms import functional
+from fasteraa_transforms import _targets, functional
 from fasteraa_transforms.apply import apply
 from fasteraa_transforms.operations import OPERATIONS
 from fasteraa_transforms.plan import Plan
 from fasteraa_transforms.policy import Policy
-from fasteraa_transforms.relaxed import PROBABILITY_MARGIN, Draw, RelaxedPolicy, relaxed_bernoulli
+from fasteraa_transforms.relaxed import (
+    PROBABILITY_MARGIN,
+    Draw,
+    RelaxedPolicy,
+    relaxed_bernoulli,
+    relaxed_categorical,
+)
 
 NEAREST, BILINEAR = InterpolationMode.NEAREST, InterpolationMode.BILINEAR
 NAMES = list(OPERATIONS)
 HAS_MAGNITUDE = torch.tensor([operation.has_magnitude for operation in OPERATIONS.values()])
+GEOMETRY: dict[str, dict[str, Any]] = {
+    name: {"interpolation": NEAREST, "fill": 0.0}
+    for name in ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
+} | {"flip": {}}
 SIGNED = torch.tensor([operation.signed for operation in OPERATIONS.values()])
 
 
@@ -140,6 +151,14 @@ def test_every_other_image_can_be_the_partner() -> None:
         assert partners.unique().tolist() == [other for other in range(4) if other != image]
     assert RelaxedPolicy().draw(1).partner.tolist() == [[0, 0]]
     assert RelaxedPolicy().draw(2).partner.tolist() == [[1, 1], [0, 0]]
+
+
+def test_only_a_sampled_selection_draws_noise_for_it_and_after_all_else() -> None:
+    summed, sampled = (RelaxedPolicy(3, 2, sample_selection=sample).draw(5, generator=seeded(0)) for sample in (0, 1))
+    assert summed.choice.shape == (5, 2, 0)
+    assert sampled.choice.shape == (5, 2, 17)
+    for first, second in zip(summed[:-1], sampled[:-1], strict=True):
+        assert torch.equal(first, second)
 
 
 def test_an_empty_batch() -> None:
@@ -333,6 +352,127 @@ def test_no_parameter_freezes_at_a_bound(learned: str, bound: float) -> None:
         assert step(upwards=bound == 1) == bound
     inside = step(upwards=bound == 0)  # and once the sign turns, it leaves at once
     assert inside == pytest.approx(abs(bound - 0.01), abs=1e-3)
+
+
+# --- a sampled selection ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.05, 1.0])
+def test_relaxed_categorical_has_the_frequencies_of_its_logits(temperature: float) -> None:
+    logits = torch.tensor([0.5, -1.0, 2.0, 0.0])
+    sample = relaxed_categorical(logits, torch.rand(20_000, 4, generator=seeded(0)), temperature)
+    torch.testing.assert_close(sample.sum(-1), torch.ones(20_000))
+    frequency = sample.argmax(-1).bincount() / 20_000
+    torch.testing.assert_close(frequency, logits.softmax(0), rtol=0, atol=0.012)  # 3.4 deviations
+    if temperature == 0.05:
+        assert (sample.amax(-1) > 0.99).float().mean() > 0.75
+
+
+def test_relaxed_categorical_of_two_choices_is_relaxed_bernoulli() -> None:
+    # The difference of two Gumbel variables is logistic: the noise of eq. 4 that stands for both.
+    noise = torch.rand(1000, 2, dtype=torch.float64, generator=seeded(1))
+    probability = torch.rand(1000, dtype=torch.float64, generator=seeded(2)).clamp(0.01, 0.99)
+    logits = torch.stack([probability, 1 - probability], -1).log()
+    gumbel = -(-noise.log()).log()
+    uniform = torch.sigmoid(gumbel[:, 0] - gumbel[:, 1])
+    found = relaxed_categorical(logits, noise, 0.3)[:, 0]
+    torch.testing.assert_close(found, relaxed_bernoulli(probability, uniform, 0.3), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1e-30, 1 - 2**-24])
+def test_relaxed_categorical_is_finite_whatever_the_noise(uniform: float) -> None:
+    logits = torch.tensor([0.0, 3.0, -200.0], requires_grad=True)
+    sample = relaxed_categorical(logits, torch.tensor([uniform, 0.5, 0.5]), 0.05)
+    (gradient,) = torch.autograd.grad(sample[0], logits)
+    assert sample.isfinite().all()
+    assert gradient.isfinite().all()
+
+
+def test_a_sampled_selection_is_one_operation_as_often_as_it_is_selected() -> None:
+    policy = RelaxedPolicy(1, 1, selection_temperature=1.0, temperature=1e-4, sample_selection=True)
+    with torch.no_grad():
+        policy.weights.mul_(2)
+        policy.probabilities.fill_(1)
+        policy.magnitudes.fill_(0.7)
+    images = noise(1, 3, 12, 12).expand(600, -1, -1, -1)
+    draw = policy.draw(600, generator=seeded(0))
+    draw = draw._replace(gate=torch.full_like(draw.gate, 0.5))
+    chosen = (policy.weights[0] + -(-draw.choice.log()).log()).argmax(-1)[:, 0]
+    with torch.no_grad():
+        result = policy(images, draw)
+        for n, name in enumerate(NAMES):
+            rows = chosen == n
+            takes: dict[str, Any] = {
+                "interpolation": NEAREST,
+                "fill": 0.0,
+                "centre": draw.centre[rows, 0],
+                "partner": images[rows],
+            }
+            keywords = {key: takes[key] for key in OPERATIONS[name].takes}
+            expected = functional.apply_operation(name, images[rows], 0.7 * draw.sign[rows, 0, n], **keywords)
+            near = torch.isclose(result[rows], expected, rtol=0, atol=1e-4).all((1, 2, 3))
+            assert near.float().mean() > 0.97, name  # but for near ties
+    torch.testing.assert_close(chosen.bincount(minlength=17) / 600, policy.selection[0, 0].detach(), rtol=0, atol=0.04)
+
+
+# --- masks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("stages", [1, 2, 3])
+@pytest.mark.parametrize("interpolation", [NEAREST, BILINEAR])
+def test_the_mask_that_is_searched_is_the_mask_that_is_exported(
+    interpolation: InterpolationMode, stages: int, seed: int
+) -> None:
+    policy = decided(stages, interpolation=interpolation)
+    draw = drawn(policy, 34, seed)
+    masks = torch.randint(0, 5, (34, 21, 23), dtype=torch.uint8, generator=seeded(seed))
+    exported = _targets.transform(tv_tensors.Mask(masks), hard_plan(policy, draw), fill=255)
+    with torch.no_grad():
+        found = policy.move_masks((masks[:, None] == torch.arange(5)[:, None, None]).float(), draw)
+    assert ((found == 0) | (found == 1)).all()
+    assert torch.equal(torch.where(found.sum(1) == 1, found.argmax(1), 255), exported.long())
+    assert (exported != masks).any()
+    assert (exported == 255).any()
+
+
+def test_masks_are_mixed_as_operations_are() -> None:
+    policy = RelaxedPolicy(2, 1, temperature=1.0, selection_temperature=1.0, generator=seeded(0))
+    masks = noise(3, 4, 9, 9)
+    draw = policy.draw(3, generator=seeded(1))
+    with torch.no_grad():
+        found = policy.move_masks(masks, draw)
+        for b, row in enumerate(draw.sub_policy.tolist()):
+            gate = relaxed_bernoulli(policy.probabilities[row, 0], draw.gate[b, 0], 1.0)
+            expected = torch.zeros_like(masks[:1])
+            for n, name in enumerate(NAMES):
+                moved = masks[b : b + 1]
+                if name in GEOMETRY:
+                    signed = draw.sign[b, 0, n] * policy.magnitudes[row, 0, n]
+                    moved = functional.apply_operation(name, moved, signed, **GEOMETRY[name])
+                expected += policy.selection[row, 0, n] * (gate[n] * moved + (1 - gate[n]) * masks[b : b + 1])
+            torch.testing.assert_close(found[b : b + 1], expected, rtol=0, atol=1e-6)
+
+
+def test_masks_have_gradients_where_geometry_has_parameters() -> None:
+    policy = RelaxedPolicy(2, 2, temperature=1.0, selection_temperature=1.0, generator=seeded(0))
+    with torch.no_grad():
+        policy.magnitudes.fill_(0.6)  # enough to move a pixel
+    found = policy.move_masks(noise(6, 3, 12, 12), policy.draw(6, generator=seeded(2)))
+    (found * noise(6, 3, 12, 12).flip(-1)).sum().backward()
+    moving = torch.tensor([name in GEOMETRY for name in NAMES])
+    for parameter in policy.parameters():
+        assert parameter.grad.isfinite().all()
+    assert (policy.weights.grad != 0).all()
+    assert (policy.probabilities.grad[..., moving] != 0).all()
+    assert (policy.magnitudes.grad[..., moving & HAS_MAGNITUDE] != 0).all()
+    assert (policy.probabilities.grad[..., ~moving] == 0).all()
+
+
+def test_a_policy_without_geometry_leaves_masks_alone() -> None:
+    policy = RelaxedPolicy(2, 2, operations=("invert", "cutout", "sample_pairing"))
+    masks = noise(4, 3, 5, 5)
+    assert torch.equal(policy.move_masks(masks, policy.draw(4)), masks)
 
 
 # --- what is searched is what is exported -----------------------------------------------------------------------------

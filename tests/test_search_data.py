@@ -283,7 +283,8 @@ def test_refuses_less_than_two_classes(labels: list[int], found: str) -> None:
     [
         ((GREY[1], "cat"), "the label of sample 1 should be a whole number, but got 'cat' instead"),
         ((GREY[1], 1.5), "the label of sample 1 should be a whole number, but got 1.5 instead"),
-        ((GREY[1], torch.zeros(5, 6)), "the label of sample 1 should be a whole number, but got tensor"),
+        ((GREY[1], torch.zeros(5)), "the label of sample 1 should be a whole number, but got tensor"),
+        ((GREY[1], torch.zeros(5, 6)), "the mask of sample 1 should hold whole numbers, but got float32 instead"),
         ({"image": GREY[1], "label": 1}, "sample 1 should be (image, label), but got dict instead"),
         ((GREY[1],), "sample 1 should be (image, label), but got tuple instead"),
         (GREY[1], "sample 1 should be (image, label), but got Tensor instead"),

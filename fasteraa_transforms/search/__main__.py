@@ -1,8 +1,8 @@
 """``python -m fasteraa_transforms.search [DATASET] --out DIR``: search a policy on images.
 
 DATASET is digits (the default; comes with scikit-learn, needs no download), cifar10, cifar100, svhn, imagenet, a
-folder with one folder of images a class, or ``module:callable`` for a dataset of one's own; ``--shards`` reads those of
-webdataset.
+folder with one folder of images a class or with images and masks, or ``module:callable`` for a dataset of one's own;
+``--shards`` reads those of webdataset.
 """
 
 import argparse
@@ -35,7 +35,8 @@ class Command:
 
     images: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(name="dataset")] = None
     """digits (needs no file; the default), cifar10, cifar100, svhn, imagenet, a folder with one folder of images a
-    class, or module:callable, where the callable takes nothing and returns a dataset of (image, label)."""
+    class or with images and masks, or module:callable, where the callable takes nothing and returns a dataset of
+    (image, label) or (image, mask)."""
     dataset: str | None = None
     """The same as a flag."""
     shards: tuple[str, ...] = ()

@@ -88,7 +88,7 @@ def affinity_and_diversity(
 
     Args:
         policy: the policy.
-        data: images and labels, on the device to compute on.
+        data: images and labels, not masks, on the device to compute on.
         size: (height, width) of the crop; that of the images if None.
         padding: zeros on every side before the crop.
         flip: whether to mirror with chance 1/2.
@@ -98,7 +98,7 @@ def affinity_and_diversity(
         seed: of splits, starts and draws.
 
     Raises:
-        ValueError: fewer than 5 images, of which none could be held out.
+        ValueError: fewer than 5 images, of which none could be held out; or masks.
 
     Example:
         >>> from fasteraa_transforms.search import Digits, load_images
@@ -111,6 +111,8 @@ def affinity_and_diversity(
     """
     if len(data.images) < 1 / HELD_OUT:
         raise ValueError(f"data should hold 5 images or more, but got {len(data.images)} instead")
+    if data.has_masks:
+        raise ValueError("data should have a label for each image, but got masks instead")
     device = data.images.device
     size = size or (data.images.shape[2], data.images.shape[3])
     results: list[tuple[float, ...]] = []

@@ -464,6 +464,8 @@ class _Evaluation:
         settings = self.settings
         held = None if self.image_size is None else tuple(side + self.margin for side in self.image_size)
         everything = load_images(self.dataset, size=held, seed=seed)  # type: ignore[arg-type]
+        if everything.has_masks:
+            raise ValueError("an evaluation takes a label for each image, but the dataset has masks")
         total = len(everything.images)
         count = settings.train_images or (total if self.test is not None else total // 2)
         if count > total or (count == total and self.test is None):

@@ -4,6 +4,7 @@ A backbone maps images [B, C, H, W] to features [B, F]; `Critic` puts a class he
 (paper, section 4.2). Backbones are found by name, or as ``module:callable``.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -33,12 +34,13 @@ class _WideBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Wide residual network without its classifier: [B, C, H, W] -> [B, 64 width].
+    """Wide residual network without its classifier: [B, C, H, W] -> [B, 64 width], or [B, 64 width, H / 4, W / 4].
 
     Args:
         depth: 6 n + 4 layers.
         width: widening factor.
         channels: C.
+        feature_map: whether to leave out the mean over the image.
 
     Raises:
         ValueError: ``depth`` is not 6 n + 4.
@@ -50,8 +52,9 @@ class WideResNet(nn.Module):
         torch.Size([2, 64])
     """
 
-    def __init__(self, depth: int = 40, width: int = 2, *, channels: int = 3) -> None:
+    def __init__(self, depth: int = 40, width: int = 2, *, channels: int = 3, feature_map: bool = False) -> None:
         super().__init__()
+        self.feature_map = feature_map
         blocks, remainder = divmod(depth - 4, 6)
         if remainder or blocks < 1:
             raise ValueError(f"depth should be 6 n + 4, but got {depth} instead")
@@ -69,48 +72,64 @@ class WideResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features [B, 64 width] of images [B, C, H, W]."""
-        return self.norm(self.layers(images)).relu().mean((2, 3))
+        """Features of images [B, C, H, W]."""
+        features = self.norm(self.layers(images)).relu()
+        return features if self.feature_map else features.mean((2, 3))
 
 
-def wrn40_2(channels: int) -> nn.Module:
-    """WideResNet-40-2, the paper's critic for CIFAR and SVHN."""
-    return WideResNet(40, 2, channels=channels)
+def wrn40_2(channels: int, *, feature_map: bool = False) -> nn.Module:
+    """WideResNet-40-2, the paper's critic for CIFAR and SVHN; its feature map has a quarter of the image's side."""
+    return WideResNet(40, 2, channels=channels, feature_map=feature_map)
 
 
-def resnet50(channels: int) -> nn.Module:
-    """torchvision's ResNet-50 without its classifier, the paper's critic for ImageNet."""
-    network = torchvision.models.resnet50(weights=None)
+def resnet50(channels: int, *, feature_map: bool = False) -> nn.Module:
+    """torchvision's ResNet-50 without its classifier, the paper's critic for ImageNet.
+
+    Its feature map has an eighth of the image's side: dilated convolutions stand for the last two strides, as in
+    torchvision's fcn_resnet50.
+    """
+    dilation = [False, feature_map, feature_map]
+    network = torchvision.models.resnet50(weights=None, replace_stride_with_dilation=dilation)
     if channels != 3:
         network.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
+    if feature_map:
+        return nn.Sequential(OrderedDict(list(network.named_children())[:-2]))  # without avgpool and fc
     network.fc = nn.Identity()
     return network
 
 
-def small(channels: int) -> nn.Module:
-    """Three convolutions without normalisation, for images as simple or as small as scikit-learn's digits."""
-    return nn.Sequential(
+def small(channels: int, *, feature_map: bool = False) -> nn.Module:
+    """Three convolutions without normalisation, for images as simple or as small as scikit-learn's digits.
+
+    Its feature map has a quarter of the image's side: the last convolution is dilated in place of its stride.
+    """
+    stride, dilation = (1, 2) if feature_map else (2, 1)
+    layers = [
         nn.Conv2d(channels, 32, 3, 2, 1),
         nn.LeakyReLU(0.2),
         nn.Conv2d(32, 64, 3, 2, 1),
         nn.LeakyReLU(0.2),
-        nn.Conv2d(64, 64, 3, 2, 1),
+        nn.Conv2d(64, 64, 3, stride, dilation, dilation),
         nn.LeakyReLU(0.2),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-    )
+    ]
+    return nn.Sequential(*layers, *([] if feature_map else [nn.AdaptiveAvgPool2d(2), nn.Flatten()]))
 
 
-def compact(channels: int) -> nn.Module:
-    """Four convolutions with batch norm, for photographs on a CPU: 1/60 of the arithmetic of `wrn40_2`."""
+def compact(channels: int, *, feature_map: bool = False) -> nn.Module:
+    """Four convolutions with batch norm, for photographs on a CPU: 1/60 of the arithmetic of `wrn40_2`.
+
+    Its feature map has a quarter of the image's side: the third convolution is dilated in place of its stride.
+    """
+    stride, dilation = (1, 2) if feature_map else (2, 1)
     layers: list[nn.Module] = []
-    for width, stride in ((32, 2), (64, 2), (128, 2), (128, 1)):
-        layers += [nn.Conv2d(channels, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    for width, step, spread in ((32, 2, 1), (64, 2, 1), (128, stride, dilation), (128, 1, dilation)):
+        layers.append(nn.Conv2d(channels, width, 3, step, spread, spread, bias=False))
+        layers += [nn.BatchNorm2d(width), nn.ReLU()]
         channels = width
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(*layers, *([] if feature_map else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]))
 
 
-BACKBONES: dict[str, Callable[[int], nn.Module]] = {
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "small": small,
     "compact": compact,
     "wrn40_2": wrn40_2,
@@ -124,13 +143,14 @@ def fitting_backbone(size: tuple[int, int]) -> str:
     return "small" if side <= 16 else "wrn40_2" if side <= 64 else "resnet50"
 
 
-def make_backbone(name: str, channels: int) -> nn.Module:
+def make_backbone(name: str, channels: int, *, feature_map: bool = False) -> nn.Module:
     """The backbone called ``name``, for images of ``channels`` channels.
 
     Args:
         name: a key of `BACKBONES`, or ``module:callable`` where the callable takes the number of channels and returns a
-            module that maps [B, C, H, W] to features [B, F].
+            module that maps [B, C, H, W] to features [B, F], or to the feature map.
         channels: C.
+        feature_map: whether to map to a feature map [B, F, h, w] instead, for masks.
 
     Raises:
         ValueError: no such name, module or callable.
@@ -140,7 +160,7 @@ def make_backbone(name: str, channels: int) -> nn.Module:
         torch.Size([2, 256])
     """
     if name in BACKBONES:
-        return BACKBONES[name](channels)
+        return BACKBONES[name](channels, feature_map=feature_map)
     if ":" not in name:
         raise ValueError(f"critic should be one of {', '.join(BACKBONES)} or module:callable, but got {name!r} instead")
     return find_callable("critic", name)(channels)
@@ -173,6 +193,7 @@ class Critic(nn.Module):
         if features.ndim != 2:
             raise ValueError(f"the backbone should give features [B, F], but gave {list(features.shape)} instead")
         width = features.shape[1]
+        self.classes = classes
         self.backbone = speed_up(backbone)
         self.class_head = nn.Linear(width, classes)
         self.critic_head = nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(0.2), nn.Linear(width, 1))

@@ -18,11 +18,12 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from torchvision.transforms.v2 import functional as tv
 
+from fasteraa_transforms.search.masks import IGNORED, MaskFolder, hold_masks, is_mask, read_mask
 from fasteraa_transforms.search.settings import find_callable
 
 
 class MapDataset(Protocol):
-    """Any map-style dataset whose samples are (image, label)."""
+    """Any map-style dataset whose samples are (image, label) or (image, mask)."""
 
     def __len__(self) -> int: ...
 
@@ -100,16 +101,18 @@ class Digits:
 
 
 def open_dataset(name: str, *, data_dir: str | Path = "data", download: bool = False) -> Samples:
-    """The training split of a named dataset, a folder laid out as torchvision's ImageFolder, or a dataset of one's own.
+    """The training split of a named dataset, a folder of images, or a dataset of one's own.
 
     Args:
-        name: a key of `RECIPES`, the path of a folder with one folder of images a class, or ``module:callable``, where
-            the callable takes no argument and returns a map-style or an iterable dataset of (image, label).
+        name: a key of `RECIPES`, the path of a folder with one folder of images a class (torchvision's ImageFolder) or
+            with ``images`` and ``masks`` (`MaskFolder`), or ``module:callable``, where the callable takes no argument
+            and returns a map-style or an iterable dataset of (image, label) or (image, mask).
         data_dir: where torchvision finds or puts its files.
         download: whether torchvision may download them.
 
     Raises:
-        ValueError: none of these, a folder with less than two classes, or the files are not there; says what to do.
+        ValueError: none of these, a folder with less than two classes, images without masks, or the files are not
+            there; says what to do.
 
     Example:
         >>> len(open_dataset("fasteraa_transforms.search:Digits"))
@@ -140,6 +143,8 @@ def open_dataset(name: str, *, data_dir: str | Path = "data", download: bool = F
         raise ValueError(
             f"dataset should be one of {known}, a folder of images, or module:callable, but got {name!r} instead"
         )
+    if all((Path(name) / part).is_dir() for part in ("images", "masks")):
+        return MaskFolder(name)
     try:
         folder = torchvision.datasets.ImageFolder(name)
     except FileNotFoundError as error:
@@ -168,13 +173,18 @@ class ImageSet:
 
     Attributes:
         images: uint8 [N, C, H, W].
-        labels: int64 [N], from 0 to ``classes`` - 1.
+        labels: int64 [N], from 0 to ``classes`` - 1; or masks, uint8 [N, H, W], of these classes and `IGNORED`.
         classes: number of classes.
     """
 
     images: Tensor
     labels: Tensor
     classes: int
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether every pixel has a label."""
+        return self.labels.ndim == 3
 
 
 def _is_map_style(dataset: Samples) -> bool:
@@ -194,14 +204,24 @@ def _labels(dataset: MapDataset) -> list[int] | None:
     return None
 
 
-def _pair(sample: Any, name: str) -> tuple[Any, int]:
-    """Image and label of a sample."""
+def _pair(sample: Any, name: str) -> tuple[Any, Any]:
+    """Image and label or mask of a sample."""
     if not isinstance(sample, tuple | list) or len(sample) < 2:
         raise ValueError(f"{name} should be (image, label), but got {type(sample).__name__} instead")
+    if is_mask(sample[1]):
+        return sample[0], sample[1]
     try:
         return sample[0], operator.index(sample[1])
     except TypeError:
         raise ValueError(f"the label of {name} should be a whole number, but got {sample[1]!r:.40} instead") from None
+
+
+def _label(sample: Any, name: str, setting: str) -> int:
+    """Label of a sample, where ``setting`` needs one."""
+    _, label = _pair(sample, name)
+    if is_mask(label):
+        raise ValueError(f"{setting} takes a label for each image, but {name} has a mask; leave it out")
+    return label
 
 
 def _to_uint8(image: Any, name: str) -> Tensor:
@@ -244,27 +264,30 @@ def load_images(
     balanced: bool = False,
     size: tuple[int, int] | None = None,
     seed: int = 0,
+    ignore_label: int = 255,
 ) -> ImageSet:
     """Draw a random subset of ``dataset`` and load it into memory.
 
     Args:
-        dataset: samples (image, label), the label a whole number; images PIL, arrays [H, W, C], or uint8, uint16 or
-            float tensors [C, H, W]. One that can only be iterated is gone through once, and no more of it is held than
-            the subset.
+        dataset: samples (image, label), the label a whole number, or (image, mask); images PIL, arrays [H, W, C], or
+            uint8, uint16 or float tensors [C, H, W]; masks as `read_mask` takes them. One that can only be iterated is
+            gone through once, and no more of it is held than the subset.
         num_images: how many, drawn without replacement; all if None or if there are fewer.
         num_classes: draw from this many classes, themselves drawn at random; all if None.
         balanced: draw ``num_images`` evenly from all classes; where a class has too few, all of it, and more of the
             others.
         size: (height, width) to resize to, on the shorter side, then to crop at the centre; None keeps the images'
-            size.
+            size. Masks are resized to the nearest pixel.
         seed: of the draws.
+        ignore_label: value of a mask's pixels without a class.
 
     Returns:
         The images in the drawn order. Grey images among colour ones become RGB; transparency is left out.
 
     Raises:
         ValueError: no image, a single class, images of several sizes without ``size``, images that cannot be read
-            (all are named), a sample of another kind, or ``balanced`` without ``num_images``.
+            (all are named), a sample of another kind, a mask that `read_mask` refuses, labels among masks, or
+            ``balanced`` without ``num_images`` or of masks.
 
     Example:
         >>> subset = load_images(Digits(), num_images=100, balanced=True)
@@ -281,7 +304,7 @@ def load_images(
         raise ValueError("num_classes should be None for a dataset that is gone through once: classes come up late")
 
     images: list[Tensor] = []
-    targets: list[int] = []
+    targets: list[Any] = []
     broken: list[str] = []
     first = ""
     for name, sample in samples:
@@ -292,13 +315,19 @@ def load_images(
         try:
             if isinstance(image, Encoded):
                 image = Image.open(io.BytesIO(image.data))
-            if isinstance(image, Image.Image):
-                image.load()
+            for each in (image, target):
+                if isinstance(each, Image.Image):
+                    each.load()
         except _UNREADABLE as error:
             broken.append(f"{name} ({error})")
             continue
         image = _to_uint8(image, name)
+        if is_mask(target):
+            target = read_mask(target, name, size=(image.shape[1], image.shape[2]), ignore_label=ignore_label)
         if size is not None and tuple(image.shape[-2:]) != size:
+            if isinstance(target, Tensor):
+                mask = tv.resize(target[None], _covering(image, size), tv.InterpolationMode.NEAREST_EXACT)
+                target = tv.center_crop(mask, list(size))[0]
             image = tv.center_crop(tv.resize(image, _covering(image, size), antialias=True), list(size))
         first = first or name
         if images and image.shape[-2:] != images[0].shape[-2:]:  # now, not when memory is full of photographs
@@ -317,6 +346,13 @@ def load_images(
     if len(channels) > 1:
         found = ", ".join(f"{count} of {each}" for each, count in sorted(channels.items()))
         raise ValueError(f"images should have the same number of channels, but got {found} instead")
+    masks = [target for target in targets if isinstance(target, Tensor)]
+    if masks:
+        if len(masks) < len(targets):
+            raise ValueError(
+                f"samples should all have masks, or all labels, but {len(masks)} of {len(targets)} have masks"
+            )
+        return ImageSet(torch.stack(images), *hold_masks(masks, ignore_label=ignore_label))
     classes = sorted(set(targets))
     if len(classes) < 2:
         raise ValueError(f"images of at least 2 classes are needed, but got {len(images)} images of {len(classes)}")
@@ -338,7 +374,8 @@ def _draw(
     if num_classes is not None or balanced:
         labels = _labels(dataset)
         if labels is None:
-            labels = [_pair(_read(dataset, index), _name(dataset, index))[1] for index in range(len(dataset))]
+            setting = "balanced" if balanced else "num_classes"
+            labels = [_label(_read(dataset, index), _name(dataset, index), setting) for index in range(len(dataset))]
         if num_classes is not None:
             present = sorted(set(labels))
             chosen = torch.randperm(len(present), generator=generator)[:num_classes].tolist()
@@ -368,8 +405,9 @@ def _read(dataset: MapDataset, index: int) -> Any:
 
 
 def _name(dataset: MapDataset, index: int) -> str:
-    """What a message calls a sample: its file where torchvision's ImageFolder tells it."""
-    files = getattr(dataset, "samples", None) if isinstance(dataset, torchvision.datasets.DatasetFolder) else None
+    """What a message calls a sample: its file where the dataset is a folder that tells it."""
+    folders = (torchvision.datasets.DatasetFolder, MaskFolder)
+    files = getattr(dataset, "samples", None) if isinstance(dataset, folders) else None
     return str(files[index][0]) if files else f"sample {index}"
 
 
@@ -386,8 +424,9 @@ def _draw_in_one_pass(
     reservoirs: dict[int, list[tuple[float, int, Any]]] = {}  # heaps, the largest key first
     held = 0
     for index, sample in enumerate(dataset):
-        _, label = _pair(sample, f"sample {index}")
-        heapq.heappush(reservoirs.setdefault(label if balanced else 0, []), (-draw.random(), index, sample))
+        _pair(sample, f"sample {index}")
+        key = _label(sample, f"sample {index}", "balanced") if balanced else 0
+        heapq.heappush(reservoirs.setdefault(key, []), (-draw.random(), index, sample))
         held += 1
         if num_images is not None and held > num_images:
             heapq.heappop(max(reservoirs.values(), key=len))
@@ -423,15 +462,60 @@ def baseline(
         >>> baseline(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), size=(32, 32), padding=4, flip=True).shape
         torch.Size([4, 3, 32, 32])
     """
-    batch, device = len(images), images.device
-    padded = torch.nn.functional.pad(images, (padding,) * 4)
-    draw = torch.rand(3, batch, generator=generator, device=device)
-    room = [extent - target + 1 for extent, target in zip(padded.shape[-2:], size, strict=True)]
+    return _crop(images, *_crops(images, size, padding, flip, generator), padding)
+
+
+def baseline_of_samples(
+    images: Tensor,
+    labels: Tensor,
+    *,
+    size: tuple[int, int],
+    padding: int,
+    flip: bool,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`baseline` of images, and of their masks by the same draws, ignored where there is padding; labels stay.
+
+    Args:
+        images: [B, C, H, W], any dtype.
+        labels: int64 [B], or masks uint8 [B, H, W].
+        size: as for `baseline`.
+        padding: as for `baseline`.
+        flip: as for `baseline`.
+        generator: as for `baseline`.
+
+    Returns:
+        [B, C, *size], and [B] or [B, *size].
+
+    Example:
+        >>> images = torch.randint(0, 10, (4, 1, 8, 8), dtype=torch.uint8)
+        >>> images, masks = baseline_of_samples(images, images[:, 0], size=(6, 6), padding=0, flip=True)
+        >>> torch.equal(images[:, 0], masks)
+        True
+    """
+    crops = _crops(images, size, padding, flip, generator)
+    if labels.ndim == 3:
+        labels = _crop(labels[:, None], *crops, padding, fill=IGNORED)[:, 0]
+    return _crop(images, *crops, padding), labels
+
+
+def _crops(
+    images: Tensor, size: tuple[int, int], padding: int, flip: bool, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """The rows [B, height] and columns [B, width] of the padded images that are drawn."""
+    device = images.device
+    draw = torch.rand(3, len(images), generator=generator, device=device)
+    room = [extent + 2 * padding - target + 1 for extent, target in zip(images.shape[-2:], size, strict=True)]
     top, left = ((draw[i] * room[i]).long().clamp(max=room[i] - 1)[:, None] for i in range(2))
-    rows = top + torch.arange(size[0], device=device)  # [B, height]
-    columns = left + torch.arange(size[1], device=device)  # [B, width]
+    rows = top + torch.arange(size[0], device=device)
+    columns = left + torch.arange(size[1], device=device)
     if flip:
         columns = torch.where((draw[2] < 0.5)[:, None], columns.flip(1), columns)
-    each = torch.arange(batch, device=device)
+    return rows, columns
+
+
+def _crop(images: Tensor, rows: Tensor, columns: Tensor, padding: int, fill: int = 0) -> Tensor:
+    padded = torch.nn.functional.pad(images, (padding,) * 4, value=fill)
+    each = torch.arange(len(images), device=images.device)
     cropped = padded[each[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # [B, height, width, C]
     return cropped.permute(0, 3, 1, 2).contiguous()

@@ -140,10 +140,11 @@ class Diagnosis:
         share_end: the same at the end.
         accuracy_clean: of the class head on real images, training mode, mean over the last epoch.
         accuracy_augmented: the same on augmented images.
-        chance: accuracy of guessing, 1 / classes.
+        chance: accuracy of guessing, 1 / classes; of pixels, the share of the most frequent class.
         accuracy_classifier: of the class head on real images in the last epoch of its own training, which comes before
             the search; None if it had none.
         trials: the strengths that were tried; empty where the strength was not held.
+        of: what accuracies and errors count, "images" or the "pixels" of masks.
     """
 
     drift: float
@@ -159,6 +160,7 @@ class Diagnosis:
     chance: float
     accuracy_classifier: float | None = None
     trials: tuple[Trial, ...] = ()
+    of: str = "images"
 
     @property
     def close_to_start(self) -> bool:
@@ -206,7 +208,8 @@ class Diagnosis:
             lines.append(f"Collapsed to the identity: {change}. The objective is best served by doing nothing.")
         else:
             lines.append(f"Strength held: {change}.")
-        clean = f"{self.accuracy_clean:.0%} of clean images right (chance {self.chance:.0%})"
+        of = "" if self.of == "images" else f"the {self.of} of "
+        clean = f"{self.accuracy_clean:.0%} of {of}clean images right (chance {self.chance:.0%})"
         if self.guard_untrained:
             lines.append(f"The classifier has hardly learned the classes: {clean}; it guards next to nothing.")
         else:
@@ -228,7 +231,8 @@ class Diagnosis:
                 + (f" (uniform, {trial.uniform})" if trial.uniform else "")
                 for trial in self.trials
             )
-            lines.append(f"Held-out error of small networks, by the strength of the policy they had: {errors}.")
+            kind = "error" if self.of == "images" else f"error of {self.of}"
+            lines.append(f"Held-out {kind} of small networks, by the strength of the policy they had: {errors}.")
             lines.append("Whether the policy helps a larger network is not measured; compare it with a random one.")
         else:
             lines.append("Whether the policy helps training is not measured by a search; compare it with a random one.")

@@ -20,13 +20,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fasteraa_transforms.relaxed import Draw, RelaxedPolicy
 from fasteraa_transforms.search.critic import Critic, gradient_penalty
-from fasteraa_transforms.search.data import ImageSet, baseline
+from fasteraa_transforms.search.data import ImageSet, baseline_of_samples
 from fasteraa_transforms.search.distributed import World
+from fasteraa_transforms.search.segmentation import SegmentationCritic, accuracy, class_loss, soft_targets
 
 STEP_METRICS = (
     "critic_loss",
@@ -62,7 +62,7 @@ class SearchState:
     """
 
     policy: RelaxedPolicy
-    critic: Critic
+    critic: Critic | SegmentationCritic
     policy_optimizer: torch.optim.Optimizer
     critic_optimizer: torch.optim.Optimizer
     generator: torch.Generator
@@ -146,22 +146,22 @@ class Objective:
         Args:
             state: changed in place.
             images: [B, C, H, W], float, in [0, 1].
-            labels: int64 [B].
+            labels: int64 [B], or masks uint8 [B, H, W].
 
         Returns:
             Class loss and accuracy before the step, on the device of ``images``.
         """
         mine = self.world.share(len(images))
-        images, labels = images[mine], labels[mine]
+        images, labels = images[mine], soft_targets(labels[mine], state.critic.classes, images.dtype)
         state.critic.requires_grad_(True)
         with self.autocast(images.device):
-            logits = state.critic(self.normalise(images))[1]
-        loss = F.cross_entropy(logits.float(), labels)
+            logits = state.critic(self.normalise(images))[1].float()
+        loss = class_loss(logits, labels)
         state.critic_optimizer.zero_grad()
         loss.backward()
         self.world.average_gradients(state.critic_optimizer)
         state.critic_optimizer.step()
-        return self.world.mean(torch.stack([loss.detach(), (logits.argmax(1) == labels).float().mean()]))
+        return self.world.mean(torch.stack([loss.detach(), accuracy(logits, labels)]))
 
     def step(self, state: SearchState, images: Tensor, labels: Tensor) -> Tensor:
         """Let the critic, then the policy take one step.
@@ -169,7 +169,7 @@ class Objective:
         Args:
             state: changed in place.
             images: [B, C, H, W], float, in [0, 1], B even.
-            labels: int64 [B].
+            labels: int64 [B], or masks uint8 [B, H, W].
 
         Returns:
             The values of `STEP_METRICS`, on the device of ``images``; nothing waits for it.
@@ -177,6 +177,7 @@ class Objective:
         policy, critic = state.policy, state.critic
         drawn = len(images) // 2
         mine = self.world.share(drawn)  # of each half; what is drawn is drawn for the whole batch
+        labels = soft_targets(labels, critic.classes, images.dtype)
         original, real, partners = images[:drawn][mine], images[drawn:][mine], images[:drawn]
         augmented_labels, real_labels = labels[:drawn][mine], labels[drawn:][mine]
         half = len(original)
@@ -184,7 +185,10 @@ class Objective:
         if self.chunk_size > 1:
             shared = torch.arange(drawn, device=images.device) // self.chunk_size * self.chunk_size
             draw = draw._replace(sub_policy=draw.sub_policy[shared])
-        changed = policy(original, Draw(*(each[mine] for each in draw)), partners=partners)
+        draw = Draw(*(each[mine] for each in draw))
+        changed = policy(original, draw, partners=partners)
+        if augmented_labels.ndim == 4:
+            augmented_labels = policy.move_masks(augmented_labels, draw)
         displacement = (changed - original).abs().mean()
         augmented = self.normalise(changed)
         real = self.normalise(real)
@@ -196,7 +200,7 @@ class Objective:
             penalty = gradient_penalty(lambda between: critic(between)[0], real, augmented, mix)
         scores, real_logits = scores.float(), real_logits[:half].float()
         wasserstein = scores[:half].mean() - scores[half:].mean()
-        class_loss_real = F.cross_entropy(real_logits, real_labels)
+        class_loss_real = class_loss(real_logits, real_labels)
         critic_loss = (
             -wasserstein + self.gradient_penalty_weight * penalty + self.classification_weight * class_loss_real
         )
@@ -209,7 +213,7 @@ class Objective:
         with self.autocast(images.device):
             scores, logits = critic(torch.cat([real, augmented]))
         scores, logits = scores[half:].float(), logits[half:].float()
-        class_loss_augmented = F.cross_entropy(logits, augmented_labels)
+        class_loss_augmented = class_loss(logits, augmented_labels)
         policy_loss = -scores.mean() + self.classification_weight * class_loss_augmented
         if self.target is not None:
             shortfall = 1 - self.world.mean(displacement.detach()) / self.target
@@ -225,8 +229,7 @@ class Objective:
         policy.project_()
 
         accuracy_real, accuracy_augmented = (
-            (output.argmax(1) == target).float().mean()
-            for output, target in ((real_logits, real_labels), (logits, augmented_labels))
+            accuracy(output, target) for output, target in ((real_logits, real_labels), (logits, augmented_labels))
         )
         measured = torch.stack(
             [
@@ -248,13 +251,16 @@ class Objective:
 def batches(
     data: ImageSet, batch_size: int, *, size: tuple[int, int], padding: int, flip: bool, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of shuffled batches: images float [B, C, *size] in [0, 1] after the baseline preprocessing, labels [B].
+    """One epoch of shuffled batches after the baseline preprocessing: images float [B, C, *size] in [0, 1], and labels.
 
-    A last batch that would be smaller is left out.
+    Labels are int64 [B], or masks uint8 [B, *size], cropped and flipped with their images. A last batch that would be
+    smaller is left out.
     """
     device = data.images.device
     order = torch.randperm(len(data.images), generator=generator, device=device)
     for start in range(0, len(order) - batch_size + 1, batch_size):
         index = order[start : start + batch_size]
-        images = baseline(data.images[index], size=size, padding=padding, flip=flip, generator=generator)
-        yield images.float() / 255, data.labels[index]
+        images, labels = baseline_of_samples(
+            data.images[index], data.labels[index], size=size, padding=padding, flip=flip, generator=generator
+        )
+        yield images.float() / 255, labels

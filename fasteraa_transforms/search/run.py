@@ -29,6 +29,7 @@ from fasteraa_transforms.search.distributed import RanksLost, World, join, synch
 from fasteraa_transforms.search.folder import RunFolder, processor
 from fasteraa_transforms.search.graph import CudaCapture, GraphedStep, Step
 from fasteraa_transforms.search.loop import STEP_METRICS, Objective, SearchState, batches
+from fasteraa_transforms.search.segmentation import SegmentationCritic, chance
 from fasteraa_transforms.search.settings import GROUPS, Settings, computes_in_bfloat16
 from fasteraa_transforms.search.validation import FOLDS, cross_validate
 
@@ -64,9 +65,10 @@ def search(
     share each batch, each on its own device, the first alone writes, and all return the policy.
 
     Args:
-        dataset: samples (image, label), the label a whole number; images PIL, arrays [H, W, C], or uint8, uint16 or
-            float tensors [C, H, W]; all of one size, unless ``settings.image_size`` says what to resize to. A dataset
-            that can only be iterated, such as `Shards`, is gone through once.
+        dataset: samples (image, label), the label a whole number, or (image, mask), the mask a PIL image, array or
+            tensor [H, W] of whole numbers; images PIL, arrays [H, W, C], or uint8, uint16 or float tensors [C, H, W];
+            all of one size, unless ``settings.image_size`` says what to resize to. A dataset that can only be iterated,
+            such as `Shards`, is gone through once.
         settings: all settings; the defaults if None. ``Settings.paper()`` has the paper's.
         out: folder for ``policy.json``, ``settings.json``, ``metrics.jsonl``, ``diagnosis.json``, ``report.html``,
             TensorBoard events, a checkpoint an epoch and pictures; nothing is written if None.
@@ -77,7 +79,7 @@ def search(
         source: how the dataset was opened, kept in ``settings.json`` for whoever resumes the run and in the policy's
             provenance; with a ``description``, it says in words which images they are.
         affinity_diversity: whether to measure affinity and diversity of the policy at the end, which trains six small
-            networks; see `search.affinity`.
+            networks; see `search.affinity`. Not for masks.
         progress: whether to show a progress bar and print the verdict.
 
     Returns:
@@ -123,6 +125,8 @@ def search(
         advice = f"lower num_images (now {number}) or image_size (now {size})"
         with _memory("before the first step", advice), _ranks(lambda: "this was before the first step"):
             run = _Run(dataset, settings, recipe, folder, name, source, progress and world.first, device, world)
+        if affinity_diversity and run.data.has_masks:
+            raise ValueError("affinity_diversity should be False for masks, but got True instead")
         with world.telling_when_terminated(run._left), _ranks(run._left):
             return run.finish(resume, affinity_diversity)
 
@@ -199,17 +203,21 @@ class _Run:
             balanced=settings.balanced,
             size=_held_size(recipe),
             seed=settings.seed,
+            ignore_label=settings.ignore_label,
         )
         if len(loaded.images) < settings.batch_size:
             raise ValueError(
                 f"batch_size is {settings.batch_size}, but there are {len(loaded.images)} images; lower it"
             )
         if world.size > 1:
+            if loaded.has_masks:  # the mean over pixels that are not ignored is no mean of the ranks' means
+                raise ValueError(f"masks should be searched on by one process, but got {world.size} instead")
             checksum = zlib.crc32(loaded.images.numpy().data, zlib.crc32(loaded.labels.numpy().data))
             world.agree("the checksum of the images", checksum)
             # What a GPU draws depends on its model too.
             world.agree("the device", torch.cuda.get_device_name(device) if device.type == "cuda" else device.type)
         self.data = ImageSet(loaded.images.to(device), loaded.labels.to(device), loaded.classes)
+        self.chance = chance(loaded.labels) if loaded.has_masks else 1 / loaded.classes
         channels, height, width = loaded.images.shape[1:]
         self.size = recipe.image_size or (height, width)
         self.probe = loaded.images[:512, :, : self.size[0], : self.size[1]]  # whose displacement is the strength
@@ -237,6 +245,7 @@ class _Run:
             settings.stages,
             temperature=settings.temperature,
             selection_temperature=settings.selection_temperature,
+            sample_selection=loaded.has_masks if settings.sample_selection is None else settings.sample_selection,
             generator=torch.Generator().manual_seed(settings.seed),
         )
         self.start = RelaxedPolicy(
@@ -245,7 +254,9 @@ class _Run:
         self.start.load_state_dict(policy.state_dict())
         self.yardstick = diagnosis.random_distance(self.start)
         policy = policy.to(device)
-        critic = Critic(make_backbone(backbone, channels), classes=loaded.classes, image_shape=(channels, *self.size))
+        network = make_backbone(backbone, channels, feature_map=loaded.has_masks)
+        kind = SegmentationCritic if loaded.has_masks else Critic
+        critic = kind(network, classes=loaded.classes, image_shape=(channels, *self.size))
         if world.size > 1:
             synchronise(critic, world)
             critic.load_state_dict(world.from_first(critic.state_dict))  # alike, however a backbone came by its weights
@@ -570,7 +581,8 @@ class _Run:
             share_end=diagnosis.effective_share(policy),
             accuracy_clean=self.last_epoch.get("accuracy_real", 0.0),
             accuracy_augmented=self.last_epoch.get("accuracy_augmented", 0.0),
-            chance=1 / self.data.classes,
+            chance=self.chance,
+            of="pixels" if self.data.has_masks else "images",
             accuracy_classifier=None if self.classifier is None else self.classifier["accuracy"],
             trials=self.trials,
         )

@@ -45,6 +45,8 @@ class Settings:
     """Draw num_images evenly from all classes, as far as they go; else as they come."""
     image_size: int | None = None
     """Side in pixels that images are resized and cropped to; none: their own size (32 for digits, 224 for ImageNet)."""
+    ignore_label: int = 255
+    """Value of the pixels of a mask that have no class."""
     padding: int | None = None
     """Zeros around an image before its random crop, in pixels; none: 4 (0 for ImageNet)."""
     flip: bool | None = None
@@ -84,6 +86,9 @@ class Settings:
     selection_temperature: float = 1.0
     """η, of the softmax over operations; the paper: 0.05. At 1 a stage starts with all operations nearly alike, and the
     search tilts the balance; at 0.05 it soon picks one operation."""
+    sample_selection: bool | None = None
+    """Whether each image draws one operation a stage, by a relaxed categorical variable of temperature λ, in place of
+    the sum of all; none: for masks. The paper: no."""
     chunk_size: int = 1
     """Consecutive images that share a sub-policy. 1: each image draws its own; the paper: 8 (16 for ImageNet)."""
     prune: float = 0.01

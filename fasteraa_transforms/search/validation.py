@@ -2,14 +2,18 @@
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as tv
 
 from fasteraa_transforms.policy import Policy
-from fasteraa_transforms.search.data import ImageSet, baseline
+from fasteraa_transforms.search.data import ImageSet, baseline_of_samples
+from fasteraa_transforms.search.masks import IGNORED
+from fasteraa_transforms.search.segmentation import class_loss, soft_targets
 from fasteraa_transforms.transform import FasterAutoAugment
 
 FOLDS = 3
@@ -17,7 +21,8 @@ BATCH = 50
 LEARNING_RATE = 1e-2
 AHEAD = 2**21  # values that are augmented at once: for small images much faster than batch by batch
 
-Augment = Callable[[Tensor], Tensor]
+Augment = Callable[..., Any]
+"""uint8 [B, C, H, W] -> the same; of masks (uint8 [B, C, H, W], tv_tensors.Mask [B, H, W]) -> both."""
 
 
 def train_small(
@@ -29,8 +34,8 @@ def train_small(
     the crops are those of ``seed``.
 
     Args:
-        data: images and labels to train on.
-        augment: uint8 [B, C, H, W] -> the same; None for none.
+        data: images and labels or masks to train on.
+        augment: `Augment`; None for none.
         size: (height, width) of the crop.
         padding: zeros on every side before the crop.
         flip: whether to mirror with chance 1/2.
@@ -38,7 +43,7 @@ def train_small(
         seed: of all draws but those of ``augment``.
 
     Returns:
-        A network in evaluation mode, from uint8 [B, C, *size] to logits [B, classes].
+        A network in evaluation mode, from uint8 [B, C, *size] to logits [B, classes], for masks [B, classes, *size].
     """
     device, channels = data.images.device, data.images.shape[1]
     pixels = data.images.float() / 255
@@ -46,7 +51,7 @@ def train_small(
     generator = torch.Generator(device).manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        network = _Small(channels, data.classes, mean, std)
+        network = (_SmallOfPixels if data.has_masks else _Small)(channels, data.classes, mean, std)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
@@ -57,12 +62,18 @@ def train_small(
             passes = -(-ahead * BATCH // len(data.images))
             order = [torch.randperm(len(data.images), generator=generator, device=device) for _ in range(passes)]
             index = torch.cat(order)[: ahead * BATCH]
-            images = data.images[index]
-            images = images if augment is None else augment(images)
-            images = baseline(images, size=size, padding=padding, flip=flip, generator=generator)
-            prepared = list(zip(images.split(BATCH), data.labels[index].split(BATCH), strict=True))
+            images, labels = data.images[index], data.labels[index]
+            if augment is not None and data.has_masks:
+                images, labels = augment(images, tv_tensors.Mask(labels))
+                labels = labels.as_subclass(Tensor)
+            elif augment is not None:
+                images = augment(images)
+            images, labels = baseline_of_samples(
+                images, labels, size=size, padding=padding, flip=flip, generator=generator
+            )
+            prepared = list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
         images, labels = prepared.pop()
-        loss = F.cross_entropy(network(images), labels)
+        loss = class_loss(network(images), soft_targets(labels, data.classes))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -91,19 +102,40 @@ class _Small(nn.Module):
         return self.layers(normalised.contiguous(memory_format=torch.channels_last))
 
 
-def _convolution(channels_in: int, channels_out: int) -> nn.Sequential:
-    convolution = nn.Conv2d(channels_in, channels_out, 3, 2, 1, bias=False)
+class _SmallOfPixels(_Small):
+    """The same without its pooling: the last convolution is dilated in place of its stride, logits are upsampled."""
+
+    def __init__(self, channels: int, classes: int, mean: Tensor, std: Tensor) -> None:
+        super().__init__(channels, classes, mean, std)
+        self.layers = nn.Sequential(
+            *self.layers[:2], _convolution(64, 64, stride=1, dilation=2), nn.Conv2d(64, classes, 1)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.interpolate(super().forward(images), images.shape[2:], mode="bilinear", align_corners=False)
+
+
+def _convolution(channels_in: int, channels_out: int, stride: int = 2, dilation: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(channels_in, channels_out, 3, stride, dilation, dilation, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU())
 
 
 @torch.no_grad()
 def evaluate(network: nn.Module, data: ImageSet, *, size: tuple[int, int]) -> tuple[float, float]:
-    """Error, in [0, 1], and mean cross entropy of ``network`` on the centres of images."""
-    batches = zip(data.images.split(1000), data.labels.split(1000), strict=True)
-    logits = [(network(tv.center_crop(images, list(size))), labels) for images, labels in batches]
-    wrong = sum((each.argmax(1) != labels).sum().item() for each, labels in logits)
-    loss = sum(F.cross_entropy(each, labels, reduction="sum").item() for each, labels in logits)
-    return wrong / len(data.images), loss / len(data.images)
+    """Error, in [0, 1], and mean cross entropy of ``network`` on the centres of images, or on their labelled pixels."""
+    wrong = loss = count = 0.0
+    at_once = BATCH if data.has_masks else 1000
+    for images, labels in zip(data.images.split(at_once), data.labels.split(at_once), strict=True):
+        logits = network(tv.center_crop(images, list(size)))
+        ignored = -100  # no label of an image
+        if data.has_masks:
+            labels = tv.center_crop(labels, list(size)).long()
+            ignored = IGNORED
+        kept = labels != ignored
+        wrong += ((logits.argmax(1) != labels) & kept).sum().item()
+        loss += F.cross_entropy(logits, labels, reduction="sum", ignore_index=ignored).item()
+        count += kept.sum().item()
+    return wrong / max(count, 1), loss / max(count, 1)
 
 
 def cross_validate(
@@ -123,7 +155,7 @@ def cross_validate(
 
     Args:
         policy: to train with; None for no augmentation.
-        data: images and labels.
+        data: images and labels or masks; what the policy moves in from outside of a mask is ignored.
         size: (height, width) of the crop.
         padding: zeros on every side before the crop.
         flip: whether the baseline mirrors with chance 1/2.
@@ -131,7 +163,7 @@ def cross_validate(
         seed: of all draws.
 
     Returns:
-        Error in [0, 1] and cross entropy, each the mean over all images.
+        Error in [0, 1] and cross entropy, each the mean over all images; of masks, over their pixels within a fold.
 
     Example:
         >>> from fasteraa_transforms.search import Digits, load_images
@@ -147,7 +179,9 @@ def cross_validate(
         rest = torch.cat([fold for j, fold in enumerate(folds) if j != i])
         augment = None
         if policy is not None:
-            augment = FasterAutoAugment(policy, generator=torch.Generator().manual_seed(seed + i))
+            augment = FasterAutoAugment(
+                policy, fill={tv_tensors.Mask: IGNORED, "others": 0}, generator=torch.Generator().manual_seed(seed + i)
+            )
         part = ImageSet(data.images[rest], data.labels[rest], data.classes)
         network = train_small(part, augment, size=size, padding=padding, flip=flip, steps=steps, seed=seed + i)
         unseen = ImageSet(data.images[held_out], data.labels[held_out], data.classes)
