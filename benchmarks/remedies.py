@@ -1,7 +1,8 @@
 """Other ways to a policy, and what small networks make of what they find. Can be resumed.
 
     python benchmarks/remedies.py digits --out search/remedies/digits
-    python benchmarks/remedies.py cifar10 --images 1000 --network-steps 2000 --data-dir data --out search/remedies/cifar10
+    python benchmarks/remedies.py cifar10 --images 1000 --network-steps 2000 --matching-steps 1000 \\
+        --data-dir data --out search/remedies/cifar10
 
 For each seed a subset is drawn, to search and train on, and other images for the test; of CIFAR-10 both from the
 training split. Each arm makes a policy of the subset and trains one network with it, of three convolutions with batch
@@ -10,6 +11,7 @@ norm, with the same start, order and crops. The arms:
 - none, TrivialAugment, a random policy, and the random start of the default search;
 - uniform policies: the operations of a group alike, each stage with one probability, magnitudes 0.1 to 0.9; and those
   that the default search tries, with the magnitudes of its start;
+- *searched*: what the default search finds in 450 steps with the small critic, held at the strength of its start;
 - *density*: as Fast AutoAugment (Lim et al. 2019), the policy lowers the cross entropy of augmented images that the
   classifier has not been trained on, with the strength held at 0.1;
 - *adversarial*: as TeachAugment (Suzuki 2022), it lowers the same and raises that of a student trained with it;
@@ -38,7 +40,7 @@ from fasteraa_transforms import FasterAutoAugment, Policy, RelaxedPolicy, functi
 from fasteraa_transforms.apply import apply
 from fasteraa_transforms.operations import OPERATIONS
 from fasteraa_transforms.relaxed import Draw
-from fasteraa_transforms.search import diagnosis, load_images, open_dataset
+from fasteraa_transforms.search import Settings, diagnosis, load_images, open_dataset, search
 from fasteraa_transforms.search.data import RECIPES, ImageSet, baseline
 from fasteraa_transforms.search.settings import GROUPS
 from fasteraa_transforms.search.validation import FOLDS, _Small, evaluate, train_small
@@ -121,8 +123,37 @@ def residual(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.softmax(1) - F.one_hot(labels, logits.shape[1])
 
 
+def searched(data: ImageSet, preprocessing: dict[str, Any], seed: int, options: argparse.Namespace) -> Policy:
+    """The policy of the default search, held at the strength of its start; nothing is chosen."""
+    batch_size = 128 if len(data.images) >= 1000 else 50
+    per_epoch = len(data.images) // batch_size
+    settings = Settings(
+        critic="small",
+        batch_size=batch_size,
+        epochs=-(-450 // per_epoch),
+        classifier_epochs=-(-400 // per_epoch),
+        strengths=(1.0,),
+        uniform=(),
+        validation_steps=1,
+        image_size=SIZE[0],
+        padding=preprocessing["padding"],
+        flip=preprocessing["flip"],
+        seed=seed,
+        device="cpu",
+    )
+    samples = list(zip(data.images, data.labels.tolist(), strict=True))
+    return search(samples, settings, name=options.dataset, progress=False)
+
+
 def search_by(
-    loss: str, data: ImageSet, preprocessing: dict[str, Any], *, steps: int, seed: int, rate: float = 0.02
+    loss: str,
+    data: ImageSet,
+    preprocessing: dict[str, Any],
+    *,
+    steps: int,
+    seed: int,
+    rate: float = 0.02,
+    teacher_steps: int = 500,
 ) -> tuple[Policy, dict[str, Any]]:
     """Search from the uniform policy by one of the losses density, adversarial and gradient.
 
@@ -139,7 +170,9 @@ def search_by(
     teachers, students = [], []
     if loss != "gradient":
         parts = [ImageSet(data.images[rest], data.labels[rest], data.classes) for rest in others]
-        teachers = [train_small(part, None, **preprocessing, steps=500, seed=seed + i) for i, part in enumerate(parts)]
+        teachers = [
+            train_small(part, None, **preprocessing, steps=teacher_steps, seed=seed + i) for i, part in enumerate(parts)
+        ]
         for teacher in teachers:
             teacher.requires_grad_(False)
     if loss != "density":
@@ -244,7 +277,7 @@ def arms(
     data: ImageSet, preprocessing: dict[str, Any], seed: int, options: argparse.Namespace
 ) -> dict[str, Callable[[], Any]]:
     """Names, and what makes a policy, an augmentation or None; a policy may come with what was found about it."""
-    searched = {
+    by_loss = {
         loss: lambda loss=loss, steps=steps, rate=rate: search_by(
             loss, data, preprocessing, steps=steps, seed=seed, rate=rate
         )
@@ -255,11 +288,12 @@ def arms(
         "TrivialAugment": lambda: trivial_augment,
         "random": lambda: RelaxedPolicy(generator=torch.Generator().manual_seed(seed + 1000)).to_policy(),
         "start": lambda: start(seed, None).to_policy(),
+        "searched": lambda: searched(data, preprocessing, seed, options),
         "start, uniform": lambda: start(seed, GROUPS["all"]).to_policy(),
         "start, uniform colour": lambda: start(seed, GROUPS["colour"]).to_policy(),
         **{f"uniform, {name}": lambda group=group: uniform(group) for name, group in GROUPS_TRIED.items()},
         "uniform, all, 3/4": lambda: uniform(GROUPS["all"], 0.75),
-        **searched,
+        **by_loss,
         "matched": lambda: matched(data, preprocessing, steps=options.matching_steps, seed=seed),
     }
 
