@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import AutoAugment
 
 from fasteraa_transforms.operations import OPERATIONS
 from fasteraa_transforms.relaxed import Draw, RelaxedPolicy
+from fasteraa_transforms.search import Digits, load_images
 from fasteraa_transforms.search.critic import Critic, WideResNet
 from fasteraa_transforms.search.loop import STEP_METRICS, Objective, SearchState
 
@@ -37,6 +38,11 @@ def benchmark_module() -> ModuleType:
 @pytest.fixture(scope="module")
 def comparison() -> ModuleType:
     return load("strength")
+
+
+@pytest.fixture(scope="module")
+def remedies(comparison: ModuleType) -> ModuleType:
+    return load("remedies")  # which imports the other
 
 
 def states(module: ModuleType, rate: float | None = None) -> tuple[SearchState, SearchState]:
@@ -372,3 +378,47 @@ def test_of_masks_a_sampled_selection_has_the_gradient_of_the_loss_and_the_sum_h
     summed, sampled = (float(line.split()[-1]) for line in lines[-2:])
     assert sampled > 0.8
     assert summed < 0.5
+
+
+def test_sampling_applies_what_it_says_it_drew(remedies: ModuleType) -> None:
+    policy = remedies.start(0, ("invert",))
+    with torch.no_grad():
+        policy.probabilities[:] = 0.25
+    images = torch.rand(200, 1, 4, 4)
+    changed, log_probability = policy.sample(images, torch.Generator().manual_seed(0))
+    once = torch.isclose(changed, 1 - images).all((1, 2, 3))
+    assert (once | torch.isclose(changed, images).all((1, 2, 3))).all()  # inverted twice, it is as it was
+    assert log_probability[once].exp().tolist() == pytest.approx([0.25 * 0.75] * int(once.sum()))
+    unlike = log_probability[~once].exp()
+    assert all(min(abs(p - 0.0625), abs(p - 0.5625)) < 1e-6 for p in unlike.tolist())
+    assert 0.25 < once.float().mean() < 0.5  # 0.375
+
+
+@pytest.mark.parametrize("loss", ["density", "adversarial", "gradient"])
+def test_other_losses_move_the_uniform_policy(remedies: ModuleType, loss: str) -> None:
+    data = load_images(Digits(), num_images=60, size=(32, 32))
+    preprocessing = {"size": (32, 32), "padding": 4, "flip": False}
+    policy, found = remedies.search_by(loss, data, preprocessing, steps=6, seed=0, teacher_steps=2)
+    assert found["drift"] > 0
+    assert 0.9 < found["entropy"] < 1
+    assert len(policy) == 10
+
+
+def test_the_other_ways_run_and_resume(
+    remedies: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    names = ["none", "uniform, colour", "matched"]
+    command = ["remedies.py", "digits", "--out", str(tmp_path), "--images=60", "--network-steps=3"]
+    monkeypatch.setattr(sys, "argv", [*command, "--matching-steps=3", "--seeds", "0", "--arms", *names])
+    try:
+        remedies.main()
+        rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+        assert [row["arm"] for row in rows] == names
+        assert all(0 < row["error"] <= 1 for row in rows)
+        assert set(rows[2]["along"]) == set(OPERATIONS)
+        capsys.readouterr()
+        remedies.main()  # all of it is there
+    finally:
+        torch.set_flush_denormal(False)
+    assert not capsys.readouterr().out
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == len(names)

@@ -30,7 +30,7 @@ from fasteraa_transforms.search import (
 from fasteraa_transforms.search.critic import Critic, make_backbone
 from fasteraa_transforms.search.folder import RunFolder
 from fasteraa_transforms.search.loop import STEP_METRICS, Objective, SearchState, batches
-from fasteraa_transforms.search.settings import PRESETS, computes_in_bfloat16, pick_device
+from fasteraa_transforms.search.settings import GROUPS, PRESETS, computes_in_bfloat16, pick_device
 
 SOURCE = {"dataset": "digits", "data_dir": "data"}
 SMALL = Settings.paper(epochs=3, num_images=256, batch_size=64, image_size=12, padding=1)
@@ -416,7 +416,7 @@ def test_the_papers_settings() -> None:
     assert settings.betas == (0.0, 0.999)
     assert (settings.classification_weight, settings.gradient_penalty_weight) == (0.1, 10.0)
     assert settings.temperature == settings.selection_temperature == 0.05
-    assert (settings.classifier_epochs, settings.strengths) == (0, ())
+    assert (settings.classifier_epochs, settings.strengths, settings.uniform) == (0, (), ())
     assert PRESETS["paper"] == settings
     assert PRESETS["default"] == Settings()
     assert Settings.paper(seed=3, epochs=1) == dataclasses.replace(settings, seed=3, epochs=1)
@@ -459,6 +459,12 @@ def test_settings_that_make_no_sense() -> None:
     with pytest.raises(ValueError, match=r"^epochs should be at least 1 for each of 3 strengths, but got 2 instead$"):
         Settings(strengths=(0.5, 0.0, 0.25, 0.1), epochs=2)
     assert Settings(strengths=(0.5, 0.0, 0.25)).held == (0.5, 0.25)
+    with pytest.raises(
+        ValueError, match=r"^uniform should name groups among all, colour, geometry, but got blur instead$"
+    ):
+        Settings(uniform=("all", "blur"))
+    with pytest.raises(ValueError, match=r"^uniform should be empty where there are no strengths, but got all instead"):
+        Settings.paper(uniform=("all",))
 
 
 def test_devices() -> None:
@@ -802,6 +808,44 @@ def test_the_strength_is_chosen_on_held_out_images(tmp_path: Path, monkeypatch: 
     assert not torch.equal(FasterAutoAugment(policy)(images), images)
     verdict = json.loads((tmp_path / "other" / "diagnosis.json").read_text())["verdict"]
     assert verdict[1].startswith("No augmentation was best on held-out images, so this policy does nothing: mean ")
+
+
+@pytest.mark.usefixtures("_no_curves")
+def test_a_uniform_policy_may_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def cross_validate(policy: Policy | None, data: Any, **options: Any) -> tuple[float, float]:
+        asked.append("none" if policy is None else policy.name)
+        return (0.1 if asked[-1] == "list colour" else 0.2), 0.5
+
+    monkeypatch.setattr(run, "cross_validate", cross_validate)
+    settings = dataclasses.replace(HELD, uniform=("all", "colour"))
+    policy = search(own_images(), settings, out=tmp_path / "run", progress=False)
+    assert asked == ["list at 2", "list at 1.5", "none", "list all", "list colour"]
+    assert policy == Policy.load(tmp_path / "run" / "uniform-colour.json")
+    trial = policy.provenance["diagnosis"]["trials"][-1]
+    assert (trial["uniform"], trial["chosen"]) == ("colour", True)
+    assert trial["target"] == trial["strength"] > 0
+
+    start = RelaxedPolicy(
+        settings.sub_policies, settings.stages, generator=torch.Generator().manual_seed(settings.seed)
+    )
+    for i, sub_policy in enumerate(policy.sub_policies):
+        for k, stage in enumerate(sub_policy):
+            assert sorted(each.operation for each in stage) == sorted(GROUPS["colour"])
+            for each in stage:
+                assert each.weight == pytest.approx(1 / len(GROUPS["colour"]))
+                assert each.probability == 0.5
+                if each.magnitude is not None:
+                    index = start.operations.index(each.operation)
+                    assert each.magnitude == start.magnitudes[i, k, index].item()
+    everything = Policy.load(tmp_path / "run" / "uniform-all.json")
+    assert {each.operation for each in everything.sub_policies[0][0]} == set(OPERATIONS)
+    verdict = json.loads((tmp_path / "run" / "diagnosis.json").read_text())["verdict"]
+    assert verdict[1].startswith("The uniform policy of the group colour, which takes no search, was best on held-out ")
+    again = search(own_images(), settings, out=tmp_path / "run", resume=True, progress=False)
+    assert again == policy
+    assert len(asked) == 5  # it was chosen, and is not chosen again
 
 
 @pytest.mark.usefixtures("_no_curves")

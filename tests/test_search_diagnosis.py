@@ -303,6 +303,18 @@ def test_no_augmentation_may_be_chosen() -> None:
     )
 
 
+def test_a_uniform_policy_may_be_chosen() -> None:
+    trials = (Trial(1.0, 0.12, 0.11, 0.2, 0.4), Trial(0.5, 0.06, 0.06, 0.1, 0.4, chosen=True, uniform="colour"))
+    found = diagnosis(relaxed(), relaxed(1), strength_start=0.12, strength_end=0.06, trials=trials)
+    assert not found.nothing_chosen
+    lines = found.verdict().splitlines()
+    assert lines[1] == (
+        "The uniform policy of the group colour, which takes no search, was best on held-out images, so it is this "
+        "policy: mean displacement of the images 0.120 at the start, 0.060 now."
+    )
+    assert lines[-2].endswith(": 20.0% at 0.110, 10.0% at 0.060 (uniform, colour).")
+
+
 def test_the_verdict_names_what_lost_and_what_gained() -> None:
     start = dict.fromkeys(NAMES, 0.02)
     end = start | {"invert": 0.001, "solarize": 0.002, "equalize": 0.003, "rotate": 0.1, "shear_x": 0.09, "flip": 0.08}

@@ -38,7 +38,7 @@ class RunFolder:
         """The settings of the run in the folder."""
         fields = json.loads(self.settings.read_text())["settings"]
         # A run of before the strength could be held has the paper's value of what it does not name.
-        tuples = {name: tuple(fields[name]) for name in ("betas", "strengths") if name in fields}
+        tuples = {name: tuple(fields[name]) for name in ("betas", "strengths", "uniform") if name in fields}
         return Settings.paper(**{**fields, **tuples})
 
     def replace(self, path: Path, write: Callable[[Path], object]) -> None:

@@ -402,25 +402,26 @@ class _Run:
 
         began = time.perf_counter()
         settings, policy = self.settings, self.state.policy
-        searched = zip(settings.held, self.found, strict=True)
-        found: list[tuple[str, float | None, dict[str, Any]]] = [
-            (f"strength-{fraction:g}", fraction, each) for fraction, each in searched
+        # Name, file and fraction of the start's strength of each, and what it was.
+        found: list[tuple[str, str, float | None, dict[str, Any]]] = [
+            (f"at {fraction:g}", f"strength-{fraction:g}.json", fraction, each)
+            for fraction, each in zip(settings.held, self.found, strict=True)
         ]
         if 0 in settings.strengths:
             nothing = {**self.found[-1]["policy"], "probabilities": torch.zeros_like(policy.probabilities)}
-            found.append(("strength-0", 0.0, {"policy": nothing, "last_epoch": self.last_epoch}))
+            found.append(("at 0", "strength-0.json", 0.0, {"policy": nothing, "last_epoch": self.last_epoch}))
         for group in settings.uniform:
-            each = {"policy": self._uniform(group), "last_epoch": self.last_epoch}
-            found.append((f"uniform-{group}", None, each))
+            uniform = {"policy": self._uniform(group), "last_epoch": self.last_epoch}
+            found.append((group, f"uniform-{group}.json", None, uniform))
         strengths, tested = [], {}
         networks = f"training {FOLDS} small networks for each policy"
-        for turn, (name, fraction, each) in enumerate(
+        for turn, (name, file, fraction, each) in enumerate(
             tqdm(found, networks, unit="policy", disable=not self.progress)
         ):
             policy.load_state_dict(each["policy"])
             exact = policy.to_policy(f"{self.name} {name}", prune=settings.prune)
             if self.folder is not None:
-                exact.save(self.folder.path / f"{name}.json")
+                exact.save(self.folder.path / file)
             strengths.append(diagnosis.strength(exact, self.probe))
             if turn % self.world.size == self.world.rank:
                 tested[turn] = cross_validate(
@@ -434,16 +435,16 @@ class _Run:
                 )
         tested = {turn: result for part in self.world.gather_objects(tested) for turn, result in part.items()}
         trials = []
-        for turn, ((name, fraction, _), strength) in enumerate(zip(found, strengths, strict=True)):
-            uniform = name.removeprefix("uniform-") if fraction is None else None
+        for turn, ((name, _, fraction, _), strength) in enumerate(zip(found, strengths, strict=True)):
+            uniform = name if fraction is None else None
             reached = strength / self.strength_start if fraction is None else fraction  # nothing held a uniform one
             target = reached * self.strength_start
             trials.append(diagnosis.Trial(reached, target, strength, *tested[turn], uniform=uniform))
         # Not by cross entropy, of which augmentation costs a short training some also where it makes fewer errors.
         best = min(range(len(trials)), key=lambda i: (trials[i].error, trials[i].loss))
         self.trials = tuple(dataclasses.replace(trial, chosen=i == best) for i, trial in enumerate(trials))
-        policy.load_state_dict(found[best][2]["policy"])
-        self.last_epoch = found[best][2]["last_epoch"]
+        policy.load_state_dict(found[best][-1]["policy"])
+        self.last_epoch = found[best][-1]["last_epoch"]
         self.seconds += time.perf_counter() - began
         if self.folder is not None:
             self._save()

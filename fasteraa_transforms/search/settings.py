@@ -131,7 +131,7 @@ class Settings:
             )
         if self.uniform and not self.strengths:
             raise ValueError(
-                "uniform policies should stand beside strengths to choose from, but strengths are not given"
+                f"uniform should be empty where there are no strengths, but got {', '.join(self.uniform)} instead"
             )
         if self.epochs < len(self.held):
             raise ValueError(

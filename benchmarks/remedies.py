@@ -1,0 +1,346 @@
+"""Other ways to a policy, and what small networks make of what they find. Can be resumed.
+
+    python benchmarks/remedies.py digits --out search/remedies/digits
+    python benchmarks/remedies.py cifar10 --images 1000 --network-steps 2000 --matching-steps 1000 \\
+        --data-dir data --out search/remedies/cifar10
+
+For each seed a subset is drawn, to search and train on, and other images for the test; of CIFAR-10 both from the
+training split. Each arm makes a policy of the subset and trains one network with it, of three convolutions with batch
+norm, with the same start, order and crops. The arms:
+
+- none, TrivialAugment, a random policy, and the random start of the default search;
+- uniform policies: the operations of a group alike, each stage with one probability, magnitudes 0.1 to 0.9; and those
+  that the default search tries, with the magnitudes of its start;
+- *searched*: what the default search finds in 450 steps with the small critic, held at the strength of its start;
+- *density*: as Fast AutoAugment (Lim et al. 2019), the policy lowers the cross entropy of augmented images that the
+  classifier has not been trained on, with the strength held at 0.1;
+- *adversarial*: as TeachAugment (Suzuki 2022), it lowers the same and raises that of a student trained with it;
+- *gradient*: as Deep AutoAugment (Zheng et al. 2022), it turns the gradient of augmented images towards that of
+  held-out ones, both of the last layer, where they have a closed form: (softmax - one hot) ⊗ features;
+- *matched*: by that gradient, too, but once: networks are trained with the uniform policy, and the eight operations
+  whose gradient goes furthest along that of held-out images are kept, all alike.
+
+The three before the last sample an operation in each stage, as the exported policy does, in place of the relaxed
+policy's sum of all: magnitudes have their own gradient, choices and probabilities that of the score function.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from strength import trivial_augment
+from torch import Tensor, nn
+
+from fasteraa_transforms import FasterAutoAugment, Policy, RelaxedPolicy, functional
+from fasteraa_transforms.apply import apply
+from fasteraa_transforms.operations import OPERATIONS
+from fasteraa_transforms.relaxed import Draw
+from fasteraa_transforms.search import Settings, diagnosis, load_images, open_dataset, search
+from fasteraa_transforms.search.data import RECIPES, ImageSet, baseline
+from fasteraa_transforms.search.settings import GROUPS
+from fasteraa_transforms.search.validation import FOLDS, _Small, evaluate, train_small
+
+SIZE = (32, 32)
+MAGNITUDES = (0.1, 0.3, 0.5, 0.7, 0.9)
+BATCH = 64
+KEPT = 8
+"""Operations that *matched* keeps."""
+
+
+def uniform(operations: tuple[str, ...], probability: float = 0.5) -> Policy:
+    """Two stages of the operations, all alike, at several magnitudes."""
+    stage: list[dict[str, Any]] = []
+    for name in operations:
+        if OPERATIONS[name].has_magnitude:
+            common = {"operation": name, "weight": 1 / len(MAGNITUDES), "probability": probability}
+            stage += [{**common, "magnitude": magnitude} for magnitude in MAGNITUDES]
+        else:
+            stage.append({"operation": name, "weight": 1.0, "probability": probability})
+    return Policy([[stage] * 2])
+
+
+def start(seed: int, operations: tuple[str, ...] | None) -> "Sampled":
+    """The start of a search: random as the default's, or uniform over ``operations``."""
+    policy = Sampled(selection_temperature=1.0, generator=torch.Generator().manual_seed(seed))
+    if operations is not None:
+        outside = torch.tensor([name not in operations for name in policy.operations])
+        with torch.no_grad():
+            policy.weights.zero_().masked_fill_(outside, -torch.inf)
+            policy.probabilities.fill_(0.5)
+    return policy
+
+
+class Sampled(RelaxedPolicy):
+    """Applies the operations that are drawn, as the exported policy does."""
+
+    def sample(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Augmented images [B, C, H, W] and the log probability [B] of what was drawn for each."""
+        draw: Draw = self.draw(len(images), generator=generator)
+        gate = torch.rand(len(images), self.weights.shape[1], generator=generator)
+        choice = (self.weights / self.selection_temperature).log_softmax(-1)[draw.sub_policy]
+        probability = self.probabilities[draw.sub_policy].clamp(0.02, 0.98)
+        magnitude = draw.sign * self.magnitudes[draw.sub_policy]
+        result, log_probability = images, torch.zeros(len(images))
+        for k in range(self.weights.shape[1]):
+            drawn = torch.multinomial(choice[:, k].detach().exp(), 1)  # [B, 1]
+            p = probability[:, k].gather(1, drawn).squeeze(1)
+            on = gate[:, k] < p
+            log_probability = log_probability + choice[:, k].gather(1, drawn).squeeze(1)
+            log_probability = log_probability + torch.where(on, p, 1 - p).log()
+            changed = result * ~on[:, None, None, None]
+            for n, name in enumerate(self.operations):
+                index = ((drawn.squeeze(1) == n) & on).nonzero().squeeze(1)
+                if not len(index):
+                    continue
+                takes = {
+                    "interpolation": self.interpolation,
+                    "fill": self.fill,
+                    "centre": draw.centre[index, k],
+                    "partner": images[draw.partner[index, k]],
+                }
+                keywords = {key: takes[key] for key in OPERATIONS[name].takes}
+                output = functional.apply_operation(name, result[index], magnitude[index, k, n], **keywords)
+                changed = changed.index_add(0, index, output)
+            result = changed
+        return result, log_probability
+
+
+def last_layer(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Features [B, F] and logits [B, classes] of images in [0, 1]."""
+    features = network.layers[:-1](
+        ((images - network.mean) / network.std).contiguous(memory_format=torch.channels_last)
+    )
+    return features, network.layers[-1](features)
+
+
+def residual(logits: Tensor, labels: Tensor) -> Tensor:
+    """Gradient of the cross entropy w.r.t. the logits."""
+    return logits.softmax(1) - F.one_hot(labels, logits.shape[1])
+
+
+def searched(data: ImageSet, preprocessing: dict[str, Any], seed: int, options: argparse.Namespace) -> Policy:
+    """The policy of the default search, held at the strength of its start; nothing is chosen."""
+    batch_size = 128 if len(data.images) >= 1000 else 50
+    per_epoch = len(data.images) // batch_size
+    settings = Settings(
+        critic="small",
+        batch_size=batch_size,
+        epochs=-(-450 // per_epoch),
+        classifier_epochs=-(-400 // per_epoch),
+        strengths=(1.0,),
+        uniform=(),
+        validation_steps=1,
+        image_size=SIZE[0],
+        padding=preprocessing["padding"],
+        flip=preprocessing["flip"],
+        seed=seed,
+        device="cpu",
+    )
+    samples = list(zip(data.images, data.labels.tolist(), strict=True))
+    return search(samples, settings, name=options.dataset, progress=False)
+
+
+def search_by(
+    loss: str,
+    data: ImageSet,
+    preprocessing: dict[str, Any],
+    *,
+    steps: int,
+    seed: int,
+    rate: float = 0.02,
+    teacher_steps: int = 500,
+) -> tuple[Policy, dict[str, Any]]:
+    """Search from the uniform policy by one of the losses density, adversarial and gradient.
+
+    Images are in three folds that take turns: one is held out of the training of teacher and student of its turn.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    folds = torch.randperm(len(data.images), generator=generator).tensor_split(FOLDS)
+    others = [torch.cat([fold for j, fold in enumerate(folds) if j != i]) for i in range(FOLDS)]
+    pixels = data.images.float() / 255
+    mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp(min=1e-3)
+    policy, begin = start(seed, GROUPS["all"]), start(seed, GROUPS["all"])
+    optimizer = torch.optim.Adam(policy.parameters(), rate, betas=(0.0, 0.999))
+    teachers, students = [], []
+    if loss != "gradient":
+        parts = [ImageSet(data.images[rest], data.labels[rest], data.classes) for rest in others]
+        teachers = [
+            train_small(part, None, **preprocessing, steps=teacher_steps, seed=seed + i) for i, part in enumerate(parts)
+        ]
+        for teacher in teachers:
+            teacher.requires_grad_(False)
+    if loss != "density":
+        students = [_Small(data.images.shape[1], data.classes, mean, std) for _ in range(FOLDS)]
+    learners = [torch.optim.Adam(student.parameters(), 3e-3) for student in students]
+    multiplier = torch.zeros(())
+
+    def take(among: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        index = among[torch.randint(len(among), (count,), generator=generator)]
+        return baseline(data.images[index], **preprocessing, generator=generator).float() / 255, data.labels[index]
+
+    for step in range(steps):
+        k = step % FOLDS
+        images, labels = take(others[k] if loss == "gradient" else folds[k], BATCH)
+        augmented, log_probability = policy.sample(images, generator)
+        if loss == "gradient":
+            student = students[k].eval()
+            unseen, unseen_labels = take(folds[k], 2 * BATCH)
+            with torch.no_grad():
+                features, logits = last_layer(student, unseen)
+                wanted = residual(logits, unseen_labels).T @ features
+                wanted = wanted / wanted.norm().clamp(min=1e-8)
+            features, logits = last_layer(student, augmented)
+            error = residual(logits, labels)
+            length = (error.norm(dim=1) * features.norm(dim=1)).detach().mean().clamp(min=1e-8)
+            each = -((error @ wanted) * features).sum(1) / length
+        else:
+            each = F.cross_entropy(last_layer(teachers[k], augmented)[1], labels, reduction="none")
+            if loss == "adversarial":
+                student = students[k].eval()
+                each = each - F.cross_entropy(last_layer(student, augmented)[1], labels, reduction="none")
+            else:
+                moved = (augmented - images).abs().mean((1, 2, 3))
+                shortfall = 1 - moved.detach().mean() / 0.1
+                each = each - (multiplier + shortfall).clamp(min=0) * moved / 0.1
+                multiplier = (multiplier + 0.05 * shortfall).clamp(min=0)
+        better = each.detach() - each.detach().mean()
+        scale = better.std().clamp(min=1e-6)
+        optimizer.zero_grad()
+        ((better / scale * log_probability).mean() + each.mean() / scale).backward()
+        optimizer.step()
+        policy.project_()
+        if students:
+            if loss == "adversarial":  # not the images of the fold, which stay unseen
+                images, labels = take(others[k], BATCH)
+                with torch.no_grad():
+                    augmented, _ = policy.sample(images, generator)
+            learned = F.cross_entropy(last_layer(students[k].train(), augmented.detach())[1], labels)
+            learners[k].zero_grad()
+            learned.backward()
+            learners[k].step()
+
+    distance, yardstick = diagnosis.Distance.between(policy, begin), diagnosis.random_distance(begin)
+    parts = ("selection", "probability", "magnitude")
+    drift = sum(getattr(distance, part) / getattr(yardstick, part) for part in parts) / len(parts)
+    found = {
+        "drift": drift,
+        "entropy": diagnosis.selection_entropy(policy),
+        "share": diagnosis.effective_share(policy),
+    }
+    return policy.to_policy(loss), found
+
+
+def matched(data: ImageSet, preprocessing: dict[str, Any], *, steps: int, seed: int) -> tuple[Policy, dict[str, Any]]:
+    """The operations whose gradient goes along that of held-out images, of networks trained with the uniform policy."""
+    along: dict[str, float] = dict.fromkeys(OPERATIONS, 0.0)
+    folds = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(seed)).tensor_split(FOLDS)
+    for i, unseen in enumerate(folds):
+        rest = torch.cat([fold for j, fold in enumerate(folds) if j != i])
+        part = ImageSet(data.images[rest], data.labels[rest], data.classes)
+        augment = FasterAutoAugment(uniform(GROUPS["all"]), generator=torch.Generator().manual_seed(seed + i))
+        network = train_small(part, augment, **preprocessing, steps=steps, seed=seed + i)
+        with torch.no_grad():
+            features, logits = last_layer(network, data.images[unseen].float() / 255)
+            wanted = residual(logits, data.labels[unseen]).T @ features
+            wanted = wanted / wanted.norm()
+            images, labels = (
+                each[rest[:512]].repeat(8, *[1] * (each.ndim - 1))[:2000] for each in (data.images, data.labels)
+            )
+            for name in OPERATIONS:
+                stage = uniform((name,), 1.0).sub_policies[0][:1]
+                plan = Policy([stage]).sample(len(images), generator=torch.Generator().manual_seed(7))
+                features, logits = last_layer(network, apply(images, plan).float() / 255)
+                error = residual(logits, labels)
+                length = (error.norm(dim=1) * features.norm(dim=1)).mean()
+                along[name] += ((error @ wanted) * features).sum(1).mean().item() / length.item() / FOLDS
+    ranked = sorted(along, key=lambda name: -along[name])
+    return uniform(tuple(ranked[:KEPT])), {"along": along}
+
+
+FAINT = ("invert", "solarize", "sample_pairing", "flip")
+GROUPS_TRIED = {
+    "all": GROUPS["all"],
+    "colour": GROUPS["colour"],
+    "geometry": GROUPS["geometry"],
+    "no geometry": tuple(name for name in OPERATIONS if name not in GROUPS["geometry"]),
+    f"no {', '.join(FAINT)}": tuple(name for name in OPERATIONS if name not in FAINT),
+}
+
+
+def arms(
+    data: ImageSet, preprocessing: dict[str, Any], seed: int, options: argparse.Namespace
+) -> dict[str, Callable[[], Any]]:
+    """Names, and what makes a policy, an augmentation or None; a policy may come with what was found about it."""
+    by_loss = {
+        loss: lambda loss=loss, steps=steps, rate=rate: search_by(
+            loss, data, preprocessing, steps=steps, seed=seed, rate=rate
+        )
+        for loss, steps, rate in (("density", 300, 0.02), ("adversarial", 300, 0.02), ("gradient", 900, 0.05))
+    }
+    return {
+        "none": lambda: None,
+        "TrivialAugment": lambda: trivial_augment,
+        "random": lambda: RelaxedPolicy(generator=torch.Generator().manual_seed(seed + 1000)).to_policy(),
+        "start": lambda: start(seed, None).to_policy(),
+        "searched": lambda: searched(data, preprocessing, seed, options),
+        "start, uniform": lambda: start(seed, GROUPS["all"]).to_policy(),
+        "start, uniform colour": lambda: start(seed, GROUPS["colour"]).to_policy(),
+        **{f"uniform, {name}": lambda group=group: uniform(group) for name, group in GROUPS_TRIED.items()},
+        "uniform, all, 3/4": lambda: uniform(GROUPS["all"], 0.75),
+        **by_loss,
+        "matched": lambda: matched(data, preprocessing, steps=options.matching_steps, seed=seed),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("dataset", choices=["digits", "cifar10"])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the rows")
+    parser.add_argument("--data-dir", default="data")
+    parser.add_argument("--images", type=int, default=150, help="of the subset")
+    parser.add_argument("--network-steps", type=int, default=600, help="of a network's training")
+    parser.add_argument("--matching-steps", type=int, default=600, help="of the networks of the arm matched")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101])
+    parser.add_argument("--arms", nargs="+", help="only these; all by default")
+    options = parser.parse_args()
+    torch.set_flush_denormal(True)  # a network that is done has gradients so small that they take twice as long
+    options.out.mkdir(parents=True, exist_ok=True)
+    kept = options.out / "rows.jsonl"
+    rows = map(json.loads, kept.read_text().splitlines() if kept.exists() else [])
+    done = {(row["images"], row["steps"], row["seed"], row["arm"]) for row in rows}
+    recipe = RECIPES[options.dataset]
+    preprocessing: dict[str, Any] = {"size": SIZE, "padding": recipe.padding, "flip": recipe.flip}
+    dataset = open_dataset(options.dataset, data_dir=options.data_dir)
+    pool_size, tested = (1797, 1600) if options.dataset == "digits" else (9000, 5000)
+    for seed in options.seeds:
+        pool = load_images(dataset, num_images=pool_size, size=SIZE, seed=seed)
+        data = ImageSet(pool.images[: options.images], pool.labels[: options.images], pool.classes)
+        test = ImageSet(pool.images[options.images :][-tested:], pool.labels[options.images :][-tested:], pool.classes)
+        for name, make in arms(data, preprocessing, seed, options).items():
+            key = (options.images, options.network_steps, seed, name)
+            if key in done or (options.arms and name not in options.arms):
+                continue
+            began = time.perf_counter()
+            made = make()
+            augment, found = made if isinstance(made, tuple) else (made, {})
+            row = dict(zip(("images", "steps", "seed", "arm"), key, strict=True)) | found
+            if isinstance(augment, Policy):
+                row["strength"] = diagnosis.strength(augment, data.images[:512])
+                augment = FasterAutoAugment(augment, generator=torch.Generator().manual_seed(seed))
+            torch.manual_seed(seed)  # TrivialAugment draws from it
+            network = train_small(data, augment, **preprocessing, steps=options.network_steps, seed=seed)
+            row["error"], row["loss"] = evaluate(network, test, size=SIZE)
+            row["seconds"] = time.perf_counter() - began
+            with kept.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(options.dataset, *key, f"{100 * row['error']:.2f} %", f"{row['seconds']:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
