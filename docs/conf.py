@@ -1,8 +1,8 @@
 """The documentation as a site: `sphinx-build -W --keep-going -n docs build/site`.
 
-Nothing is loaded from elsewhere, neither when it is built nor when it is read. Two variables of the environment change
-that: FASTERAA_SOURCE_URL is what the path of a file in the repository is appended to where a page links to one
-(`https://…/blob/main`), and FASTERAA_INTERSPHINX=1 links to the documentation of PyTorch, torchvision, NumPy and Python.
+Nothing is loaded from elsewhere, neither when it is built nor when it is read. Two variables of the environment add
+links: FASTERAA_SOURCE_URL (`https://…/blob/main`) to files in the repository, and FASTERAA_INTERSPHINX=1 to the
+documentation of PyTorch, torchvision, NumPy and Python, whose lists of names are then loaded.
 """
 
 import os
@@ -23,7 +23,7 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_nb", "sphinx_co
 exclude_patterns = ["_extensions", "generated", "search.md"]  # of which searching.md makes a page
 source_url = os.environ.get("FASTERAA_SOURCE_URL", "")
 
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["attrs_inline", "dollarmath"]
 myst_heading_anchors = 4
 nb_execution_mode = "off"  # the notebook is shown as it was saved
 

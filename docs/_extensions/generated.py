@@ -10,6 +10,7 @@ from contextlib import redirect_stdout, suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from textwrap import fill
 from unittest.mock import patch
 
 import torch
@@ -22,6 +23,7 @@ import fasteraa_transforms.__main__ as looking
 import fasteraa_transforms.search.__main__ as searching
 from fasteraa_transforms import OPERATIONS, Candidate, Operation, Plan, Policy, apply
 from fasteraa_transforms._contact_sheet import describe, tile
+from fasteraa_transforms._schema import schema_text
 from fasteraa_transforms.search import evaluate as evaluating
 from fasteraa_transforms.search.diagnosis import Diagnosis, Distance, Trial
 from fasteraa_transforms.search.report import magnitude_text
@@ -33,6 +35,7 @@ _SIDE = 224  # pixels that the photographs are augmented at
 _TILE = 128  # and that they are shown at
 _SAMPLES = 3  # augmentations beside an original
 _LISTED = 4  # candidates of a stage that are named
+_COLUMNS = 88  # of the help of a command
 
 
 def operations() -> str:
@@ -49,9 +52,10 @@ def operations() -> str:
         "|---" * (1 + len(MAGNITUDES)) + "|",
     ]
     for operation in OPERATIONS.values():
-        link = f"{{py:func}}`~fasteraa_transforms.functional.{operation.name}`"
+        link = f"{{py:func}}`{operation.name} <fasteraa_transforms.functional.{operation.name}>`"
         for sign in (1, -1) if operation.signed else (None,):
-            head = f"{link}{'' if sign is None else f', sign {sign}'}{operation.unit and f'<br>{operation.unit}'}"
+            side = {1: " +", -1: " −", None: ""}[sign]
+            head = f"{link}{side}{operation.unit and f'<br>{operation.unit}'}"
             lines.append(f"| {head} | {' | '.join(_operation_cells(operation, sign, images))} |")
     return "\n".join(lines)
 
@@ -99,18 +103,20 @@ def _policy(name: str, policy: Policy) -> Iterator[str]:
         for j, original in enumerate(images):
             drawn = range(j, len(batch), len(images))
             path = _save(f"{name}-{index}-{j}", [original, *(augmented[i] for i in drawn)])
-            yield f"![original; {'; '.join(_steps(plan, i) for i in drawn)}]({path})"
+            yield f"![original; {'; '.join(_steps(plan, i) for i in drawn)}]({path}){{.strip}}"
 
 
 def _provenance(policy: Policy) -> Iterator[str]:
     """What the file says of where the policy comes from, and in its own words what the search did."""
     origin = policy.provenance
+    side = origin.get("settings", {}).get("image_size") or origin.get("recipe", {}).get("image_size")
+    images = f"{origin['images']:,} of {origin['dataset']}" if "images" in origin else origin.get("dataset")
+    steps = "steps" in origin and f"{origin['epochs']} epochs, {origin['steps']:,} steps"
     facts = {
-        "images": f"{origin['images']:,} of {origin['dataset']}" if "images" in origin else origin.get("dataset"),
+        "images": images and images + (f", resized and cropped to {side} × {side}" if side else ""),
         "size": f"{len(policy)} sub-policies of {policy.stages} stages, "
         f"{sum(len(stage) for sub_policy in policy.sub_policies for stage in sub_policy)} candidates",
-        "search": f"{origin['epochs']} epochs, {origin['steps']:,} steps" if "steps" in origin else None,
-        "hardware": origin.get("hardware"),
+        "search": steps and f"{steps}, {origin['seconds'] / 60:.0f} min on {origin['hardware']}",
     }
     yield "| | |\n|---|---|"
     yield from (f"| {key} | {value} |" for key, value in facts.items() if value)
@@ -156,9 +162,15 @@ def command_line() -> str:
 
 def _help(main: Callable[[list[str]], int], arguments: list[str]) -> str:
     printed = io.StringIO()
-    with patch.dict(os.environ, {"COLUMNS": "88"}), redirect_stdout(printed), suppress(SystemExit):
+    with patch.dict(os.environ, {"COLUMNS": str(_COLUMNS)}), redirect_stdout(printed), suppress(SystemExit):
         main([*arguments, "--help"])
-    return "\n".join(line.rstrip() for line in printed.getvalue().strip().splitlines())
+    lines = (line.rstrip() for line in printed.getvalue().strip().splitlines())
+    return "\n".join(fill(line, _COLUMNS) if len(line) > _COLUMNS else line for line in lines)
+
+
+def policy_schema() -> str:
+    """The JSON Schema of policy files."""
+    return f"## The schema\n\n```json\n{schema_text()}```"
 
 
 @cache

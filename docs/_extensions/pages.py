@@ -2,8 +2,8 @@
 
 - A comment `<!-- generated: NAME -->` is replaced by what the function NAME of `generated.py` returns.
 - The pages in `INCLUDED` are files from outside of docs/.
-- A link out of docs/ leads to the page that such a file is here. Where there is none, to the file under `source_url`, or,
-  where that is not set, to a copy of the file; a folder is named without a link.
+- A link out of docs/ leads to the page that such a file is here. Where there is none, to the file under `source_url`,
+  or, where that is not set, to a copy of the file; a folder is named without a link.
 - A reference from one docstring to another is found under the public name of what it is to.
 """
 
