@@ -32,7 +32,6 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 88
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True
 napoleon_use_rtype = False
 napoleon_attr_annotations = False
 napoleon_custom_sections = [("Source", "params_style")]
@@ -44,7 +43,7 @@ GoogleDocstring._consume_inline_attribute = lambda self: ("", self._consume_to_e
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|torchvision|tv_tensors|numpy|PIL|pydantic|nn|collections|pathlib|os)\..*"),
     ("py:class", r".*\.(Images|MapDataset)"),
-    ("py:obj", r"random|second_order|search\.affinity|RECIPES|Candidate\.sign|docs/policies-of-others\.md"),
+    ("py:obj", r"random|second_order|search\.affinity|RECIPES|docs/policies-of-others\.md"),
 ]
 
 if os.environ.get("FASTERAA_INTERSPHINX") == "1":

@@ -38,7 +38,7 @@ class WideResNet(nn.Module):
     Args:
         depth: 6 n + 4 layers.
         width: widening factor.
-        channels: C.
+        channels: number of channels, C.
 
     Raises:
         ValueError: ``depth`` is not 6 n + 4.
@@ -116,7 +116,7 @@ def make_backbone(name: str, channels: int) -> nn.Module:
     Args:
         name: a key of `BACKBONES`, or ``module:callable`` where the callable takes the number of channels and returns a
             module that maps [B, C, H, W] to features [B, F].
-        channels: C.
+        channels: number of channels, C.
 
     Raises:
         ValueError: no such name, module or callable.
