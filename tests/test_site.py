@@ -1,4 +1,4 @@
-"""The documentation: what it says of the code, what the site makes of the code, and that no link leads nowhere."""
+"""The site: what it makes of the code, a reference without gaps, and no link that leads nowhere."""
 
 import importlib
 import re
