@@ -152,20 +152,23 @@ def test_command_line_has_every_option(generated: ModuleType) -> None:
 @pytest.fixture
 def link() -> Callable[..., str]:
     pytest.importorskip("sphinx", reason="the site needs the extra docs")
-    pages = _extension("pages")
-
-    def rewritten(markdown: str, source: str = "docs/evaluation.md", source_url: str = "") -> str:
-        return pages._LINK.sub(partial(pages._link, source, source_url), markdown)
-
-    return rewritten
+    return partial(_extension("pages")._with_links, source="docs/evaluation.md", source_url="")
 
 
 def test_links_lead_to_pages(link: Callable[..., str]) -> None:
     assert link("[a](search.md#measured)") == "[a](/searching.md#measured)"
     assert link("[a\nb](../cuda/README.md)") == "[a\nb](/kernels.md)"
-    assert link("[a](docs/targets.md)", "CHANGELOG.md") == "[a](/targets.md)"
-    assert link("![a](docs/images/cifar10.png)", "README.md") == "![a](/images/cifar10.png)"
-    for unchanged in ("[a](#measured)", "[a](https://example.org/x.md)", "[a](/images/x.png)"):
+    assert link("[a](../README.md)") == "[a](/index.md)"
+    assert link("[a](../README.md#what-was-measured)") == "[a](/measured.md#what-was-measured)"
+    assert link("[a](docs/targets.md)", source="CHANGELOG.md") == "[a](/targets.md)"
+    assert link("![a](docs/images/cifar10.png)", source="README.md") == "![a](/images/cifar10.png)"
+    for unchanged in (
+        "[a](#measured)",
+        "[a](https://example.org/x.md)",
+        "[a](/images/x.png)",
+        "`a[0](b)`",
+        "```\na[0](b)\n```",
+    ):
         assert link(unchanged) == unchanged
 
 

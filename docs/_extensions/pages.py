@@ -7,6 +7,7 @@
 - A reference from one docstring to another is found under the public name of what it is to.
 """
 
+import json
 import re
 from functools import partial
 from pathlib import Path
@@ -27,41 +28,60 @@ INCLUDED = {
     "kernels": "cuda/README.md",
     "searches": "search/README.md",
     "searching": "docs/search.md",  # search.html is where Sphinx puts the search in the site
+    "measured": "README.md#What was measured",
 }
-"""Pages, and the file that each shows."""
+"""Pages, and the file, or the section of a file, that each shows."""
 
+_PAGES = {"README.md": "/index.md", "README.md#what-was-measured": "/measured.md"} | {
+    file: f"/{name}.md" for name, file in INCLUDED.items()
+}
 _GENERATED = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
-_LINK = re.compile(r"\[([^\[\]]*)\]\(([^()\s]+)\)")
+_CODE_OR_LINK = re.compile(r"^```.*?^```|`[^`]+`|\[([^\[\]]*)\]\(([^()\s]+)\)", re.MULTILINE | re.DOTALL)
 _PUBLIC = ("fasteraa_transforms", "fasteraa_transforms.search", "fasteraa_transforms.functional")
 
 _logger = logging.getLogger(__name__)
 
 
 def _read(app: Sphinx, docname: str, content: list[str]) -> None:
-    if app.env.doc2path(docname).suffix != ".md":
-        return
-    text, source = content[0], f"docs/{docname}.md"
-    if docname in INCLUDED:
-        source = INCLUDED[docname]
-        text = (ROOT / source).read_text(encoding="utf-8")
-        app.env.note_dependency(ROOT / source)
-    text = _LINK.sub(partial(_link, source, app.config.source_url), text)
-    content[0] = _GENERATED.sub(lambda match: getattr(generated, match[1])(), text)
+    text, source = content[0], app.env.doc2path(docname, base=False).as_posix()
+    leading = partial(_with_links, source=f"docs/{source}", source_url=app.config.source_url)
+    if source.endswith(".ipynb"):
+        notebook = json.loads(text)
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "markdown":
+                cell["source"] = leading("".join(cell["source"]))
+        content[0] = json.dumps(notebook)
+    elif docname in INCLUDED:
+        file, _, heading = INCLUDED[docname].partition("#")
+        text = (ROOT / file).read_text(encoding="utf-8")
+        if heading:
+            text = "# " + heading + text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+        app.env.note_dependency(ROOT / file)
+        content[0] = leading(text, source=file)
+    elif source.endswith(".md"):
+        content[0] = _GENERATED.sub(lambda match: getattr(generated, match[1])(), leading(text))
 
 
-def _link(source: str, source_url: str, match: re.Match[str]) -> str:
-    """A link of the file ``source`` as it has to stand on its page."""
+def _with_links(markdown: str, source: str, source_url: str) -> str:
+    """The Markdown of the file ``source`` with its links as they have to be on its page."""
+
+    def replaced(match: re.Match[str]) -> str:
+        return match[0] if match[2] is None else _link(match, source, source_url)
+
+    return _CODE_OR_LINK.sub(replaced, markdown)
+
+
+def _link(match: re.Match[str], source: str, source_url: str) -> str:
     text, target = match.groups()
     path, hash_, anchor = target.partition("#")
     if not path or ":" in path or path.startswith("/"):
         return match[0]
     place = normpath(join(dirname(source), path))
-    page = {file: f"/{name}.md" for name, file in INCLUDED.items()} | {"README.md": "/index.md"}
     if not (ROOT / place).exists():
         _logger.warning("%s links to %s, which does not exist", source, target)
         return text
-    if place in page:
-        return f"[{text}]({page[place]}{hash_}{anchor})"
+    if page := _PAGES.get(f"{place}#{anchor}") or _PAGES.get(place):
+        return f"[{text}]({page}{hash_}{anchor})"
     if place.startswith("docs/"):
         return f"[{text}]({place.removeprefix('docs')}{hash_}{anchor})"
     if source_url:
