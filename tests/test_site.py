@@ -130,7 +130,8 @@ def test_every_shipped_policy_is_shown(generated: ModuleType) -> None:
 def test_a_policy_without_provenance_is_shown(generated: ModuleType) -> None:
     candidates = [{"operation": name, "weight": 1, "probability": 0.5} for name in ("flip", "invert", "equalize")]
     solarize = {"operation": "solarize", "weight": 5, "probability": 1, "magnitude": 0.5}
-    lines = list(generated._policy("mine", Policy([[[*candidates, solarize, *candidates]]])))
+    sub_policies = [[[*candidates, solarize, *candidates]]]
+    lines = list(generated._policy("mine", Policy(sub_policies)))
     assert "| size | 1 sub-policies of 1 stages, 7 candidates |" in lines
     assert not any("said of itself" in line for line in lines)
     (stage,) = (line for line in lines if line.startswith("- stage"))
@@ -138,6 +139,14 @@ def test_a_policy_without_provenance_is_shown(generated: ModuleType) -> None:
         "- stage 0: solarize 45% (applied 1.00; 128 level), flip 9% (applied 0.50), invert 9% (applied 0.50), "
         "equalize 9% (applied 0.50), 3 more, together 27%"
     )
+
+
+@pytest.mark.parametrize("size", [48, [48, 48]])
+def test_the_images_of_a_policy_are_told(size: object, generated: ModuleType) -> None:
+    flip = {"operation": "flip", "weight": 1, "probability": 0.5}
+    provenance = {"dataset": "pets", "images": 4000, "settings": {"image_size": None}, "recipe": {"image_size": size}}
+    lines = generated._policy("mine", Policy([[[flip]]], provenance=provenance))
+    assert "| images | 4,000 of pets, resized and cropped to 48 × 48 pixels |" in lines
 
 
 def test_command_line_has_every_option(generated: ModuleType) -> None:

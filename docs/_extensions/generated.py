@@ -113,7 +113,7 @@ def _provenance(policy: Policy) -> Iterator[str]:
     images = f"{origin['images']:,} of {origin['dataset']}" if "images" in origin else origin.get("dataset")
     steps = "steps" in origin and f"{origin['epochs']} epochs, {origin['steps']:,} steps"
     facts = {
-        "images": images and images + (f", resized and cropped to {side} × {side}" if side else ""),
+        "images": images and images + (f", resized and cropped to {_by(side)} pixels" if side else ""),
         "size": f"{len(policy)} sub-policies of {policy.stages} stages, "
         f"{sum(len(stage) for sub_policy in policy.sub_policies for stage in sub_policy)} candidates",
         "search": steps and f"{steps}, {origin['seconds'] / 60:.0f} min on {origin['hardware']}",
@@ -127,6 +127,12 @@ def _provenance(policy: Policy) -> Iterator[str]:
         }
         yield "\nWhat the search said of itself:\n"
         yield from (f"- {line}" for line in Diagnosis(**{**found, **nested}).verdict().splitlines())
+
+
+def _by(side: int | list[int]) -> str:
+    """Height × width of a side or of both."""
+    height, width = side if isinstance(side, list) else (side, side)
+    return f"{height} × {width}"
 
 
 def _stage(stage: tuple[Candidate, ...]) -> str:
