@@ -83,8 +83,8 @@ class RelaxedPolicy(nn.Module):
     operation runs once per stage on the whole batch. sample_pairing blends with the batch as it came in.
 
     Args:
-        sub_policies: L.
-        stages: K.
+        sub_policies: number of sub-policies, L.
+        stages: number of stages, K.
         temperature: λ of the relaxed Bernoulli.
         selection_temperature: η of the softmax.
         operations: names of the operations to choose from; all if None.
@@ -158,7 +158,7 @@ class RelaxedPolicy(nn.Module):
         """Draw all that is random for ``batch`` images, on the parameters' device.
 
         Args:
-            batch: B.
+            batch: number of images, B.
             generator: source of all draws, on the parameters' device; PyTorch's default if None.
         """
         device = self.weights.device

@@ -39,7 +39,7 @@ class WideResNet(nn.Module):
     Args:
         depth: 6 n + 4 layers.
         width: widening factor.
-        channels: C.
+        channels: number of channels, C.
         feature_map: whether to leave out the mean over the image.
 
     Raises:
@@ -149,7 +149,7 @@ def make_backbone(name: str, channels: int, *, feature_map: bool = False) -> nn.
     Args:
         name: a key of `BACKBONES`, or ``module:callable`` where the callable takes the number of channels and returns a
             module that maps [B, C, H, W] to features [B, F], or to the feature map.
-        channels: C.
+        channels: number of channels, C.
         feature_map: whether to map to a feature map [B, F, h, w] instead, for masks.
 
     Raises:

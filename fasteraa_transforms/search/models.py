@@ -76,7 +76,7 @@ class ShakeShake(nn.Module):
 
     Args:
         width: channels of the first of the three groups of four blocks.
-        channels: C.
+        channels: number of channels, C.
         classes: number of classes.
 
     Source: Gastaldi 2017, table 1; the layers are those of Fast AutoAugment's repository (shake_resnet.py), where the

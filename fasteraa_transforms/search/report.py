@@ -104,7 +104,7 @@ def page(
         _table(
             ("sub-policy", "stage", "operation", "chosen", "probability", "magnitude", "that is"),
             (
-                (i, k, each.operation, f"{each.weight:.1%}", f"{each.probability:.2f}", *_magnitude(each))
+                (i, k, each.operation, f"{each.weight:.1%}", f"{each.probability:.2f}", *magnitude_text(each))
                 for i, sub_policy in enumerate(policy.sub_policies)
                 for k, stage in enumerate(sub_policy)
                 for each in sorted(stage, key=lambda each: -each.weight)
@@ -146,7 +146,7 @@ def _change(start: float, end: float) -> tuple[str, str, str]:
     return f"{start:.4f}", f"{end:.4f}", f"{end / start - 1:+.0%}" if start else "-"
 
 
-def _magnitude(candidate: Candidate) -> tuple[str, str]:
+def magnitude_text(candidate: Candidate) -> tuple[str, str]:
     """The magnitude and the physical parameter it stands for."""
     operation = OPERATIONS[candidate.operation]
     if candidate.magnitude is None:

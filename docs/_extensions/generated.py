@@ -1,0 +1,196 @@
+"""What the site makes of the code: pictures and tables of operations and policies, and the help of the commands.
+
+Each function returns Markdown; `pages.py` puts it in the place of a comment `<!-- generated: NAME -->`.
+"""
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout, suppress
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from textwrap import fill
+from unittest.mock import patch
+
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+import fasteraa_transforms.__main__ as looking
+import fasteraa_transforms.search.__main__ as searching
+from fasteraa_transforms import OPERATIONS, Candidate, Operation, Plan, Policy, apply
+from fasteraa_transforms._contact_sheet import describe, tile
+from fasteraa_transforms._schema import schema_text
+from fasteraa_transforms.search import evaluate as evaluating
+from fasteraa_transforms.search.diagnosis import Diagnosis, Distance, Trial
+from fasteraa_transforms.search.report import magnitude_text
+
+PICTURES = Path(__file__).parents[1] / "generated"  # not under version control
+MAGNITUDES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+_SIDE = 224  # pixels that the photographs are augmented at
+_TILE = 128  # and that they are shown at
+_SAMPLES = 3  # augmentations beside an original
+_LISTED = 4  # candidates of a stage that are named
+_COLUMNS = 88  # of the help of a command
+
+
+def operations() -> str:
+    """Every operation at five magnitudes; a signed one on both sides."""
+    images = _photographs().flip(0)  # the flower; its partner is the other
+    lines = [
+        "## In pictures",
+        "",
+        f"The middle of a photograph at {_SIDE} × {_SIDE} pixels, with the physical parameter below. The square of "
+        "cutout lies at the same place in all of its row, and the partner of `sample_pairing` is a photograph of a "
+        "temple.",
+        "",
+        f"| | {' | '.join(f'μ = {magnitude:g}' for magnitude in MAGNITUDES)} |",
+        "|---" * (1 + len(MAGNITUDES)) + "|",
+    ]
+    for operation in OPERATIONS.values():
+        link = f"{{py:func}}`{operation.name} <fasteraa_transforms.functional.{operation.name}>`"
+        for sign in (1, -1) if operation.signed else (None,):
+            side = {1: " +", -1: " −", None: ""}[sign]
+            head = f"{link}{side}{operation.unit and f'<br>{operation.unit}'}"
+            lines.append(f"| {head} | {' | '.join(_operation_cells(operation, sign, images))} |")
+    return "\n".join(lines)
+
+
+def _operation_cells(operation: Operation, sign: int | None, images: Tensor) -> Iterator[str]:
+    """A picture at each magnitude, with its parameter; one picture if there are no magnitudes."""
+    name = f"{operation.name}-minus" if sign == -1 else operation.name
+    for magnitude in MAGNITUDES if operation.has_magnitude else (None,):
+        candidate = {"operation": operation.name, "weight": 1, "probability": 1, "magnitude": magnitude, "sign": sign}
+        # The same draws at every magnitude, so the same centre of cutout.
+        plan = Policy([[[candidate]]]).sample(len(images), generator=torch.Generator().manual_seed(2))
+        (text,) = describe(plan, 0)
+        value = text.removeprefix(operation.name).strip()
+        path = _save(name if magnitude is None else f"{name}-{magnitude:g}", [apply(images, plan)[0]])
+        yield f"![{text}]({path}){value and f'<br>{value}'}"
+    if not operation.has_magnitude:
+        yield from [""] * (len(MAGNITUDES) - 1)
+
+
+def policies() -> str:
+    """The shipped policies: where each comes from, and what its sub-policies do to two photographs."""
+    entries = sorted((files("fasteraa_transforms") / "policies").iterdir(), key=lambda entry: entry.name)
+    return "\n\n".join(
+        "\n".join(_policy(entry.name.removesuffix(".json"), Policy.from_json(entry.read_text(), source=entry.name)))
+        for entry in entries
+        if entry.name.endswith(".json")
+    )
+
+
+def _policy(name: str, policy: Policy) -> Iterator[str]:
+    yield f"## {name}\n"
+    yield f'`FasterAutoAugment.from_pretrained("{name}")`\n'
+    yield from _provenance(policy)
+    images = _photographs()
+    generator = torch.Generator().manual_seed(0)
+    for index, sub_policy in enumerate(policy.sub_policies):
+        # Image by image in turn, so that partners are mostly others.
+        batch = images.repeat(_SAMPLES, 1, 1, 1)
+        plan = Policy([sub_policy]).sample(len(batch), generator=generator)
+        augmented = apply(batch, plan)
+        yield f"\n### {name}, sub-policy {index}\n"
+        for k, stage in enumerate(sub_policy):
+            yield f"- stage {k}: {_stage(stage)}"
+        yield ""
+        for j, original in enumerate(images):
+            drawn = range(j, len(batch), len(images))
+            path = _save(f"{name}-{index}-{j}", [original, *(augmented[i] for i in drawn)])
+            yield f"![original; {'; '.join(_steps(plan, i) for i in drawn)}]({path}){{.strip}}"
+
+
+def _provenance(policy: Policy) -> Iterator[str]:
+    """What the file says of where the policy comes from, and in its own words what the search did."""
+    origin = policy.provenance
+    side = origin.get("settings", {}).get("image_size") or origin.get("recipe", {}).get("image_size")
+    images = f"{origin['images']:,} of {origin['dataset']}" if "images" in origin else origin.get("dataset")
+    steps = "steps" in origin and f"{origin['epochs']} epochs, {origin['steps']:,} steps"
+    facts = {
+        "images": images and images + (f", resized and cropped to {_by(side)} pixels" if side else ""),
+        "size": f"{len(policy)} sub-policies of {policy.stages} stages, "
+        f"{sum(len(stage) for sub_policy in policy.sub_policies for stage in sub_policy)} candidates",
+        "search": steps and f"{steps}, {origin['seconds'] / 60:.0f} min on {origin['hardware']}",
+    }
+    yield "| | |\n|---|---|"
+    yield from (f"| {key} | {value} |" for key, value in facts.items() if value)
+    if found := origin.get("diagnosis"):
+        nested = {
+            "distance": Distance(**found["distance"]),
+            "trials": tuple(Trial(**trial) for trial in found.get("trials", ())),
+        }
+        yield "\nWhat the search said of itself:\n"
+        yield from (f"- {line}" for line in Diagnosis(**{**found, **nested}).verdict().splitlines())
+
+
+def _by(side: int | list[int]) -> str:
+    """Height × width of a side or of both."""
+    height, width = side if isinstance(side, list) else (side, side)
+    return f"{height} × {width}"
+
+
+def _stage(stage: tuple[Candidate, ...]) -> str:
+    """The candidates that are chosen most, and how many there are besides."""
+    ranked = sorted(stage, key=lambda candidate: -candidate.weight)
+    texts = [
+        f"{candidate.operation} {candidate.weight:.0%} (applied {candidate.probability:.2f}"
+        + (f"; {magnitude_text(candidate)[1]})" if candidate.magnitude is not None else ")")
+        for candidate in ranked[:_LISTED]
+    ]
+    if rest := ranked[_LISTED:]:
+        texts.append(f"{len(rest)} more, together {sum(candidate.weight for candidate in rest):.0%}")
+    return ", ".join(texts)
+
+
+def _steps(plan: Plan, index: int) -> str:
+    return ", ".join(describe(plan, index))
+
+
+def command_line() -> str:
+    """The help of every command, as it prints it."""
+    commands: dict[str, tuple[Callable[[list[str]], int], list[str]]] = {
+        "python -m fasteraa_transforms show": (looking.main, ["show"]),
+        "python -m fasteraa_transforms diff": (looking.main, ["diff"]),
+        "python -m fasteraa_transforms.search": (searching.main, []),
+        "python -m fasteraa_transforms.search.evaluate": (evaluating.main, []),
+    }
+    return "\n\n".join(
+        f"## {name.removeprefix('python -m ')}\n\n```text\n$ {name} --help\n{_help(main, arguments)}\n```"
+        for name, (main, arguments) in commands.items()
+    )
+
+
+def _help(main: Callable[[list[str]], int], arguments: list[str]) -> str:
+    printed = io.StringIO()
+    with patch.dict(os.environ, {"COLUMNS": str(_COLUMNS)}), redirect_stdout(printed), suppress(SystemExit):
+        main([*arguments, "--help"])
+    lines = (line.rstrip() for line in printed.getvalue().strip().splitlines())
+    return "\n".join(fill(line, _COLUMNS) if len(line) > _COLUMNS else line for line in lines)
+
+
+def policy_schema() -> str:
+    """The JSON Schema of policy files."""
+    return f"## The schema\n\n```json\n{schema_text()}```"
+
+
+@cache
+def _photographs() -> Tensor:
+    """The two photographs of scikit-learn, uint8 [2, 3, S, S]."""
+    pictures = [torch.tensor(picture).permute(2, 0, 1) for picture in load_sample_images().images]
+    return torch.stack([tv.resize(tv.center_crop(picture, [427, 427]), [_SIDE, _SIDE]) for picture in pictures])
+
+
+def _save(name: str, images: list[Tensor]) -> str:
+    """Write images side by side, and return the path for a page."""
+    strip = Image.new("RGBA", (len(images) * (_TILE + 4) - 4, _TILE))
+    for i, image in enumerate(images):
+        strip.paste(tile(image, _TILE), (i * (_TILE + 4), 0))
+    PICTURES.mkdir(exist_ok=True)
+    strip.save(PICTURES / f"{name}.webp", quality=80)
+    return f"/{PICTURES.name}/{name}.webp"
