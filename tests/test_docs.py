@@ -1,0 +1,141 @@
+"""The documentation does what it says: the Python of every page runs, and every link leads somewhere."""
+
+import doctest
+import itertools
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+each_page = pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+
+# A block of Python, and the reason where it is marked as one that is not to run.
+BLOCK = re.compile(
+    r"^(?:<!-- not run: (?P<reason>.+?) -->\n+)?^```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
+)
+FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+
+# Files that pages take for granted, as their readers have them: small ones of the same kind.
+FAST_AUTOAUGMENT = """def fa_reduced_cifar10():
+    p = [[["Rotate", 0.6, 0.9], ["Invert", 0.2, 0.1]], [["Contrast", 0.4, 0.7], ["Equalize", 0.5, 0.0]]]
+    return p
+"""
+
+
+def autoalbument(name: str, p: float, *transforms: dict[str, Any]) -> dict[str, Any]:
+    return {"__class_fullname__": name, "p": p} | ({"transforms": list(transforms)} if transforms else {})
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str | None, int]]:
+    """The blocks of Python of a page, each with the reason not to run it, if any, and the line it starts in."""
+    text = page.read_text("utf-8")
+    for found in BLOCK.finditer(text):
+        yield found["code"], found["reason"], text.count("\n", 0, found.start("code")) + 1
+
+
+def run(page: Path, names: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Run the blocks of a page one after another, as a reader would; yields each with the names after it."""
+    for code, reason, line in blocks(page):
+        if reason is not None:
+            continue
+        code = code if torch.cuda.is_available() else code.replace('"cuda"', '"cpu"')
+        if code.startswith(">>> "):
+            test = doctest.DocTestParser().get_doctest(code, names, page.name, str(page), line)
+            failed, attempted = doctest.DocTestRunner().run(test, clear_globs=False)
+            assert attempted
+            assert not failed
+            names.update(test.globs)
+        else:
+            # Empty lines in front, so that an error names the line of the page.
+            exec(compile("\n" * (line - 1) + code, str(page), "exec"), names)
+        yield code, names
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photographs: list[npt.NDArray[np.uint8]]) -> Path:
+    """A working folder with the files that pages take for granted."""
+    shipped = ROOT / "fasteraa_transforms" / "policies" / "cifar10.json"
+    for folder in ("runs/digits", "policy"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(shipped, tmp_path / "runs/digits/policy.json")
+    Image.fromarray(photographs[0][:96, :128]).save(tmp_path / "photo.jpg")
+    (tmp_path / "archive.py").write_text(FAST_AUTOAUGMENT)
+    stage = autoalbument("OneOf", 1.0, autoalbument("HorizontalFlip", 0.25), autoalbument("NoOp", 0.75))
+    policy = autoalbument("OneOf", 1.0, *[autoalbument("Sequential", 0.5, stage)] * 2)
+    document = {"__version__": "1.0.0", "transform": autoalbument("Compose", 1.0, policy)}
+    (tmp_path / "policy/latest.json").write_text(json.dumps(document))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("desk")
+@each_page
+def test_the_python_of_a_page_runs(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {"__name__": "__main__", "image": np.zeros((224, 224, 3), np.uint8)}
+    ran = list(run(page, names))
+    wanted = [code for code, reason, _ in blocks(page) if reason is None]
+    assert len(ran) == len(wanted)
+
+
+@each_page
+def test_no_python_of_a_page_is_overlooked(page: Path) -> None:
+    text = page.read_text("utf-8")
+    assert len(list(blocks(page))) == len(re.findall(r"^\s*```\s*(?:python|py|pycon)\b", text, re.MULTILINE))
+    assert text.count("<!-- not run:") == sum(reason is not None for _, reason, _ in blocks(page))
+
+
+WAYS = ["AugmentCollate(augment", "DeviceLoader(DataLoader", "augment(images)"]
+
+
+@pytest.mark.usefixtures("desk")
+def test_the_guide_to_batches_trains_on_what_it_augments() -> None:
+    seen = []
+    for code, names in run(DOCS / "gpu-batches.md", {"__name__": "__main__"}):
+        if "loss" in code:
+            assert names["loss"].isfinite()
+            # Of the last, short batch; and where the loader augments, ready for the network.
+            assert len(names["labels"]) == 500 % 128
+            assert names["images"].dtype == (torch.uint8 if "augment(images)" in code else torch.float32)
+            seen += [name for name in WAYS if name in code]
+    assert sorted(seen) == WAYS
+
+
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page are called in links, as GitHub makes it."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    text = FENCE.sub("", page.read_text("utf-8"))
+    links = re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", text)
+    for link in links:
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), link
+        assert target == page or ROOT in target.parents, link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+@each_page
+def test_a_page_has_one_title_and_skips_no_level(page: Path) -> None:
+    text = FENCE.sub("", page.read_text("utf-8"))
+    levels = [len(marks) for marks in re.findall(r"^(#+) ", text, re.MULTILINE)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
