@@ -1,8 +1,10 @@
 """The documentation does what it says: the Python of every page runs, and every link leads somewhere."""
 
 import doctest
+import importlib
 import itertools
 import json
+import operator
 import re
 import shutil
 from collections.abc import Iterator
@@ -139,3 +141,23 @@ def test_a_page_has_one_title_and_skips_no_level(page: Path) -> None:
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+@each_page
+def test_code_that_is_linked_is_in_the_linked_file(page: Path) -> None:
+    for name, path in re.findall(r"\[`([\w.]+)`\]\(([\w./-]+\.py)\)", page.read_text("utf-8")):
+        file = (page.parent / path).resolve()
+        module = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        found = operator.attrgetter(name)(importlib.import_module(module))
+        assert getattr(found, "__module__", module) == module, name
+
+
+@each_page
+def test_tests_that_are_named_exist(page: Path) -> None:
+    # A test stands for a claim; the file may be named beside it.
+    text = page.read_text("utf-8")
+    sources = "".join(path.read_text("utf-8") for path in (ROOT / "tests").glob("*.py"))
+    for name in re.findall(r"`(test_\w+)`", text):
+        assert f"def {name}(" in sources, name
+    for name in re.findall(r"`(tests/[\w./]+)`", text):
+        assert (ROOT / name).exists(), name
