@@ -5,8 +5,11 @@ import importlib
 import itertools
 import json
 import operator
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,3 +164,43 @@ def test_tests_that_are_named_exist(page: Path) -> None:
         assert f"def {name}(" in sources, name
     for name in re.findall(r"`(tests/[\w./]+)`", text):
         assert (ROOT / name).exists(), name
+
+
+def apply_diffs(page: Path, folder: Path) -> set[str]:
+    """Make the changes that a page shows; every context has to be in its file, exactly once. Returns the files."""
+    changed = set()
+    for diff in re.findall(r"(?ms)^```diff\n(.*?)^```$", page.read_text("utf-8")):
+        for name, hunks in re.findall(r"(?ms)^--- (\S+)\n(.*?)(?=^--- |\Z)", diff):
+            text = (folder / name).read_text("utf-8")
+            for hunk in hunks.split("@@\n")[1:]:
+                lines = hunk.splitlines(keepends=True)
+                before = "".join(line[1:] for line in lines if line[0] != "+")
+                after = "".join(line[1:] for line in lines if line[0] != "-")
+                before, after = before.removesuffix("\n"), after.removesuffix("\n")  # it may be a part of a line
+                assert text.count(before) == 1, f"{name}: {text.count(before)} times:\n{before}"
+                text = text.replace(before, after)
+            (folder / name).write_text(text, "utf-8")
+            changed.add(name)
+    return changed
+
+
+@pytest.mark.slow
+def test_the_recipe_for_a_new_operation(tmp_path: Path) -> None:
+    for folder in ("fasteraa_transforms", "tests"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    changed = apply_diffs(DOCS / "adding-an-operation.md", tmp_path)
+    # Every file that CONTRIBUTING.md names is there.
+    steps = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("## Adding an operation")[2].partition("## ")[0]
+    assert set(re.findall(r"`(fasteraa_transforms/[\w/]+\.py)`", steps)) <= changed
+
+    # The photographs and the examples of Hypothesis take half of the time and find nothing here that others do not.
+    selected = "(slant and not photograph and not anything) or boxes_as_torchvisions"
+    files = sorted({name for name in changed if name.startswith("tests/")} | {"tests/test_cuda.py"})
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", selected, *files]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout[-5000:]
+    passed = re.search(r"(\d+) passed", process.stdout)
+    assert passed is not None
+    assert int(passed[1]) > 100
