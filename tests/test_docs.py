@@ -19,6 +19,9 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
+
+from fasteraa_transforms import Policy, apply
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -204,3 +207,29 @@ def test_the_recipe_for_a_new_operation(tmp_path: Path) -> None:
     passed = re.search(r"(\d+) passed", process.stdout)
     assert passed is not None
     assert int(passed[1]) > 100
+
+
+@pytest.mark.usefixtures("desk")
+def test_the_pages_randaugment_is_torchvisions(photographs: list[npt.NDArray[np.uint8]]) -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    list(run(DOCS / "coming-from.md", names))
+    image = Image.fromarray(photographs[0][:120, :150])
+    theirs = v2.RandAugment()
+    candidates = {each.operation: each for each in names["rand_augment"]().sub_policies[0][0] if each.probability}
+    assert len(candidates) == len(theirs._AUGMENTATION_SPACE) - 1  # the identity
+    for name, (magnitudes, signed) in theirs._AUGMENTATION_SPACE.items():
+        if name == "Identity":
+            continue
+        operation = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+        candidate = candidates[operation]
+        found = magnitudes(theirs.num_magnitude_bins, image.height, image.width)
+        magnitude = 0.0 if found is None else float(found[theirs.magnitude])
+        # The two sides of a translation are the other way round, which with equal chances for both is no difference.
+        sides = (1, -1) if signed else (None,)
+        for sign in sides:
+            side = -sign if sign and operation.startswith("translate") else sign
+            policy = Policy([[[candidate.model_copy(update={"sign": side})]]])
+            expected = theirs._apply_image_or_video_transform(
+                image, name, (sign or 1) * magnitude, interpolation=theirs.interpolation, fill={}
+            )
+            assert np.array_equal(apply(image, policy.sample(1)), expected), (name, sign)
