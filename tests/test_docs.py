@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nbclient
+import nbformat
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -233,3 +235,36 @@ def test_the_pages_randaugment_is_torchvisions(photographs: list[npt.NDArray[np.
                 image, name, (sign or 1) * magnitude, interpolation=theirs.interpolation, fill={}
             )
             assert np.array_equal(apply(image, policy.sample(1)), expected), (name, sign)
+
+
+NOTEBOOK = DOCS / "tour.ipynb"
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    # Raises where a cell does.
+    nbclient.NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    committed = nbformat.read(NOTEBOOK, as_version=4)
+    for cell, old in zip(notebook.cells, committed.cells, strict=True):
+        # Numbers may differ from machine to machine, what kind of thing comes out may not.
+        kinds = [[output.output_type for output in each.get("outputs", [])] for each in (cell, old)]
+        assert kinds[0] == kinds[1], cell.source
+
+
+def test_the_notebook_is_committed_as_it_ran() -> None:
+    text = NOTEBOOK.read_text("utf-8")
+    assert len(text) < 500_000
+    notebook = nbformat.reads(text, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    for output in (output for cell in code for output in cell.outputs):
+        assert output.output_type in ("stream", "execute_result")
+        assert output.get("name", "stdout") == "stdout"  # no warnings
+        assert not re.search(r"(/tmp|/home|/root|[A-Z]:\\)", output.get("text", ""))
+    for link in re.findall(r"\]\(([\w-]+\.md)\)", "".join(cell.source for cell in notebook.cells)):
+        assert (DOCS / link).exists(), link
