@@ -8,7 +8,6 @@ import weakref
 from collections import OrderedDict, namedtuple
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +21,6 @@ from torchvision import tv_tensors
 
 from fasteraa_transforms import AugmentCollate, DeviceLoader, FasterAutoAugment, Policy, apply
 
-GUIDE = Path(__file__).parents[1] / "docs" / "gpu-batches.md"
 # On a black image, the place of two squares of 13 × 13: as good as a number that says which draw it was.
 SQUARES = Policy([[[{"operation": "cutout", "weight": 1, "probability": 1, "magnitude": 1}]] * 2], name="squares")
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -738,25 +736,3 @@ def test_draws_on_the_gpu_are_kept_apart() -> None:
     batches, drawn = run(0)
     assert len({*batches, *drawn}) == 10
     assert run(1) == run(3) == (batches, drawn)
-
-
-# --- the guide --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")  # without a GPU
-def test_the_code_of_the_guide_runs() -> None:
-    text = GUIDE.read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    code = "\n".join(blocks)
-    for name in ("AugmentCollate(augment", "DeviceLoader(DataLoader", "augment(images)"):
-        assert name in code
-    assert 'device = "cuda"' in code
-    names: dict[str, Any] = {"__name__": "__main__"}
-    for block in blocks:
-        names.pop("loss", None)
-        exec(compile(block.replace('"cuda"', '"cpu"'), str(GUIDE), "exec"), names)
-        if "loss" in block:
-            assert names["loss"].isfinite()
-            # Of the last, short batch; and where the loader augments, ready for the network.
-            assert len(names["labels"]) == 500 % 128
-            assert names["images"].dtype == (torch.uint8 if "augment(images)" in block else torch.float32)
