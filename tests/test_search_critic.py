@@ -137,7 +137,9 @@ def test_backbone_of_the_users_own(own_module: Any) -> None:
 
 @pytest.mark.parametrize("name", ["wrn", "", "WRN40_2", "torchvision.models.resnet18"])
 def test_unknown_backbone(name: str) -> None:
-    with pytest.raises(ValueError, match=r"^critic should be one of small, compact, wrn40_2, resnet50 or module:call") as caught:
+    with pytest.raises(
+        ValueError, match=r"^critic should be one of small, compact, wrn40_2, resnet50 or module:call"
+    ) as caught:
         make_backbone(name, 3)
     assert str(caught.value).endswith(f"but got {name!r} instead")
 

@@ -9,7 +9,7 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -193,7 +193,8 @@ class _Run:
         self.out = None if folder is None else folder.path
         self.folder = folder if world.first else None  # what the others would write is the same
         self.name, self.source = name, dict(source or {})
-        self.available = len(dataset) if hasattr(dataset, "__len__") else None  # images, of which a subset is drawn
+        # How many images there are, of which a subset is drawn.
+        self.available = len(dataset) if isinstance(dataset, Sized) else None
         if settings.graphs == "on" and device.type != "cuda":
             raise ValueError(f"graphs should be auto or off where the device is {device}, but got on instead")
         loaded = load_images(
@@ -411,8 +412,8 @@ class _Run:
             nothing = {**self.found[-1]["policy"], "probabilities": torch.zeros_like(policy.probabilities)}
             found.append(("at 0", "strength-0.json", 0.0, {"policy": nothing, "last_epoch": self.last_epoch}))
         for group in settings.uniform:
-            uniform = {"policy": self._uniform(group), "last_epoch": self.last_epoch}
-            found.append((group, f"uniform-{group}.json", None, uniform))
+            alike = {"policy": self._uniform(group), "last_epoch": self.last_epoch}
+            found.append((group, f"uniform-{group}.json", None, alike))
         strengths, tested = [], {}
         networks = f"training {FOLDS} small networks for each policy"
         for turn, (name, file, fraction, each) in enumerate(
