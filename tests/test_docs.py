@@ -56,6 +56,8 @@ def blocks(page: Path) -> Iterator[tuple[str, str | None, int]]:
 
 def run(page: Path, names: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Run the blocks of a page one after another, as a reader would; yields each with the names after it."""
+    if any(re.search(r"import albumentations|\.to_albumentations\(", code) for code, *_ in blocks(page)):
+        pytest.importorskip("albumentations")
     for code, reason, line in blocks(page):
         if reason is not None:
             continue
