@@ -23,6 +23,7 @@ from fasteraa_transforms.search.diagnosis import (
     Diagnosis,
     Distance,
     Trial,
+    best_trial,
     effective_share,
     random_distance,
     selection_entropy,
@@ -313,6 +314,21 @@ def test_a_uniform_policy_may_be_chosen() -> None:
         "policy: mean displacement of the images 0.120 at the start, 0.060 now."
     )
     assert lines[-2].endswith(": 20.0% at 0.110, 10.0% at 0.060 (uniform, colour).")
+
+
+def test_a_uniform_policy_has_to_be_better_by_a_standard_error() -> None:
+    searched, nothing = Trial(1.0, 0.12, 0.11, 0.2, 0.4), Trial(0.0, 0.0, 0.0, 0.2, 0.3)
+    assert best_trial([searched, nothing], 100) == 1  # of equal errors, the smaller cross entropy
+
+    def uniform(error: float) -> Trial:
+        return Trial(0.5, 0.06, 0.06, error, 0.1, uniform="all")
+
+    # √((0.2 · 0.8 + 0.15 · 0.85) / 100) = 0.0536, and of 121 images 0.0487.
+    assert best_trial([searched, uniform(0.15)], 100) == 0
+    assert best_trial([searched, uniform(0.15)], 121) == 1
+    assert best_trial([searched, uniform(0.15), uniform(0.1), nothing], 121) == 2
+    assert best_trial([uniform(0.3), searched], 10_000) == 1
+    assert best_trial([uniform(0.2), searched], 10_000) == 1  # a tie is for what was searched
 
 
 def test_the_verdict_names_what_lost_and_what_gained() -> None:

@@ -441,8 +441,7 @@ class _Run:
             reached = strength / self.strength_start if fraction is None else fraction  # nothing held a uniform one
             target = reached * self.strength_start
             trials.append(diagnosis.Trial(reached, target, strength, *tested[turn], uniform=uniform))
-        # Not by cross entropy, of which augmentation costs a short training some also where it makes fewer errors.
-        best = min(range(len(trials)), key=lambda i: (trials[i].error, trials[i].loss))
+        best = diagnosis.best_trial(trials, len(self.data.images))
         self.trials = tuple(dataclasses.replace(trial, chosen=i == best) for i, trial in enumerate(trials))
         policy.load_state_dict(found[best][-1]["policy"])
         self.last_epoch = found[best][-1]["last_epoch"]
