@@ -636,7 +636,7 @@ def test_the_selection_is_sampled_for_masks(given: bool | None, monkeypatch: pyt
         "draw",
         lambda self, *args, **keys: sampled.append(self.sample_selection) or draw(self, *args, **keys),
     )
-    settings = dataclasses.replace(TINY, epochs=1, num_images=16, strengths=(), sample_selection=given)
+    settings = dataclasses.replace(TINY, epochs=1, num_images=16, strengths=(), uniform=(), sample_selection=given)
     search(DigitMasks(), settings, progress=False)
     assert sampled == [given is not False]
     search(Digits(), dataclasses.replace(settings, image_size=16), progress=False)
