@@ -37,7 +37,12 @@ _PAGES = {"README.md": "/index.md", "README.md#what-was-measured": "/measured.md
 }
 _GENERATED = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 _CODE_OR_LINK = re.compile(r"^```.*?^```|`[^`]+`|\[([^\[\]]*)\]\(([^()\s]+)\)", re.MULTILINE | re.DOTALL)
-_PUBLIC = ("fasteraa_transforms", "fasteraa_transforms.search", "fasteraa_transforms.functional")
+_PUBLIC = (
+    "fasteraa_transforms",
+    "fasteraa_transforms.search",
+    "fasteraa_transforms.search.masks",
+    "fasteraa_transforms.functional",
+)
 
 _logger = logging.getLogger(__name__)
 
