@@ -109,10 +109,11 @@ def _policy(name: str, policy: Policy) -> Iterator[str]:
 def _provenance(policy: Policy) -> Iterator[str]:
     """What the file says of where the policy comes from, and in its own words what the search did."""
     origin = policy.provenance
-    side = origin.get("settings", {}).get("image_size") or origin.get("recipe", {}).get("image_size")
+    side = origin.get("image_size") or origin.get("recipe", {}).get("image_size")
     images = f"{origin['images']:,} of {origin['dataset']}" if "images" in origin else origin.get("dataset")
     steps = "steps" in origin and f"{origin['epochs']} epochs, {origin['steps']:,} steps"
     facts = {
+        "which images": origin.get("source", {}).get("description"),
         "images": images and images + (f", resized and cropped to {_by(side)} pixels" if side else ""),
         "size": f"{len(policy)} sub-policies of {policy.stages} stages, "
         f"{sum(len(stage) for sub_policy in policy.sub_policies for stage in sub_policy)} candidates",
