@@ -107,7 +107,7 @@ def ours(row: Row) -> Call:
 
 
 def shipped(row: Row) -> Call:
-    return FasterAutoAugment.from_pretrained("cifar10")
+    return FasterAutoAugment.from_pretrained("cifar10-paper")
 
 
 def torchvision_autoaugment(row: Row) -> Call:
@@ -165,7 +165,7 @@ def timm_autoaugment(row: Row) -> Call | None:
 
 COMPETITORS: dict[str, tuple[str, Callable[[Row], Call | None]]] = {
     OURS: ("fasteraa_transforms", ours),
-    "fasteraa_transforms, shipped cifar10 policy": ("fasteraa_transforms", shipped),
+    "fasteraa_transforms, shipped cifar10-paper policy": ("fasteraa_transforms", shipped),
     BASE: ("torchvision", torchvision_autoaugment),
     "torchvision TrivialAugment": ("torchvision", torchvision_trivialaugment),
     "kornia AutoAugment": ("kornia", kornia_autoaugment),

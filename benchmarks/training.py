@@ -42,7 +42,7 @@ class Transformed(Dataset[tuple[Tensor, int]]):
         self.images, self.labels = data.images.cpu(), data.labels.tolist()
         self.transform = v2.Compose(
             [
-                FasterAutoAugment.from_pretrained("cifar10"),
+                FasterAutoAugment.from_pretrained("cifar10-paper"),
                 v2.RandomCrop(32, padding=4),
                 v2.RandomHorizontalFlip(),
                 v2.ToDtype(torch.float32, scale=True),
@@ -106,7 +106,7 @@ def main() -> None:
         return Training(
             Split(data, data, (32, 32), padding=4, flip=True),
             TrainingSettings(**{**vars(settings), "compile": compiled}),
-            lambda generator: FasterAutoAugment.from_pretrained("cifar10", generator=generator),
+            lambda generator: FasterAutoAugment.from_pretrained("cifar10-paper", generator=generator),
             cutout_side=CUTOUT,
             seed=0,
         ).train_epoch

@@ -782,8 +782,8 @@ def test_what_apply_refuses_is_refused(images: Tensor) -> None:
         FasterAutoAugment(POLICY)(torch.tensor(3.0))
 
 
-def test_the_shipped_cifar10_policy_is_a_whole_search_of_the_papers_settings() -> None:
-    transform = FasterAutoAugment.from_pretrained("cifar10")
+def test_the_policy_of_the_papers_settings_is_a_whole_search() -> None:
+    transform = FasterAutoAugment.from_pretrained("cifar10-paper")
     provenance = transform.policy.provenance
     assert (len(transform.policy), transform.policy.stages) == (10, 2)
     assert (provenance["dataset"], provenance["images"], provenance["epochs"]) == ("cifar10", 4000, 20)
