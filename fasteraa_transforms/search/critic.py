@@ -166,6 +166,15 @@ def make_backbone(name: str, channels: int, *, feature_map: bool = False) -> nn.
     return find_callable("critic", name)(channels)
 
 
+def shape_of_features(backbone: nn.Module, image_shape: tuple[int, int, int]) -> torch.Size:
+    """Shape of what ``backbone`` makes of one image of shape (C, H, W)."""
+    training = backbone.training
+    with torch.no_grad():
+        features = backbone.eval()(torch.zeros(1, *image_shape))
+    backbone.train(training)
+    return features.shape
+
+
 class Critic(nn.Module):
     """A backbone with a class head and a two-layer critic head.
 
@@ -186,13 +195,10 @@ class Critic(nn.Module):
 
     def __init__(self, backbone: nn.Module, *, classes: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
-        training = backbone.training
-        with torch.no_grad():
-            features = backbone.eval()(torch.zeros(1, *image_shape))
-        backbone.train(training)
-        if features.ndim != 2:
-            raise ValueError(f"the backbone should give features [B, F], but gave {list(features.shape)} instead")
-        width = features.shape[1]
+        shape = shape_of_features(backbone, image_shape)
+        if len(shape) != 2:
+            raise ValueError(f"the backbone should give features [B, F], but gave {list(shape)} instead")
+        width = shape[1]
         self.classes = classes
         self.backbone = speed_up(backbone)
         self.class_head = nn.Linear(width, classes)

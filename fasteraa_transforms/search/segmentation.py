@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fasteraa_transforms.search.critic import shape_of_features
 from fasteraa_transforms.search.masks import IGNORED
 from fasteraa_transforms.search.second_order import speed_up
 
@@ -99,16 +100,12 @@ class SegmentationCritic(nn.Module):
 
     def __init__(self, backbone: nn.Module, *, classes: int, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
-        training = backbone.training
-        with torch.no_grad():
-            features = backbone.eval()(torch.zeros(1, *image_shape))
-        backbone.train(training)
-        if features.ndim != 4:
+        shape = shape_of_features(backbone, image_shape)
+        if len(shape) != 4:
             raise ValueError(
-                f"for masks the backbone should give a feature map [B, F, h, w], "
-                f"but gave {list(features.shape)} instead"
+                f"for masks the backbone should give a feature map [B, F, h, w], but gave {list(shape)} instead"
             )
-        width = features.shape[1]
+        width = shape[1]
         self.classes = classes
         self.backbone = speed_up(backbone)
         self.class_head = nn.Conv2d(width, classes, 1)
