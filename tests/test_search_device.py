@@ -100,9 +100,14 @@ WAITS: dict[str, Callable[[Tensor], object]] = {
 }
 
 
+FROM_PYTHON = {"tensor", "as_tensor", "new_tensor", "list as an index"}
+
+
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("name", WAITS)
 def test_the_check_finds_what_waits(name: str, device: str) -> None:
+    if name in FROM_PYTHON and (device, torch.__version__[:4]) == ("meta", "2.11"):
+        pytest.skip("PyTorch 2.11 makes a meta tensor of Python data without an operation that is dispatched")
     assert host_waits(device, lambda: WAITS[name](torch.ones(2, 2, device=device)))
 
 
