@@ -77,7 +77,9 @@ def _operation_cells(operation: Operation, sign: int | None, images: Tensor) -> 
 
 def policies() -> str:
     """The shipped policies: where each comes from, and what its sub-policies do to two photographs."""
-    entries = sorted((files("fasteraa_transforms") / "policies").iterdir(), key=lambda entry: entry.name)
+    entries = sorted(
+        (files("fasteraa_transforms") / "policies").iterdir(), key=lambda entry: entry.name.removesuffix(".json")
+    )
     return "\n\n".join(
         "\n".join(_policy(entry.name.removesuffix(".json"), Policy.from_json(entry.read_text(), source=entry.name)))
         for entry in entries
