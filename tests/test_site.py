@@ -146,7 +146,7 @@ def test_the_images_of_a_policy_are_told(size: object, generated: ModuleType) ->
     flip = {"operation": "flip", "weight": 1, "probability": 0.5}
     provenance = {"dataset": "pets", "images": 4000, "settings": {"image_size": None}, "recipe": {"image_size": size}}
     lines = generated._policy("mine", Policy([[[flip]]], provenance=provenance))
-    assert "| images | 4,000 of pets, resized and cropped to 48 × 48 pixels |" in lines
+    assert "| images | 4,000 of pets, at 48 × 48 pixels |" in lines
 
 
 def test_command_line_has_every_option(generated: ModuleType) -> None:

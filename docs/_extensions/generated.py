@@ -116,7 +116,7 @@ def _provenance(policy: Policy) -> Iterator[str]:
     steps = "steps" in origin and f"{origin['epochs']} epochs, {origin['steps']:,} steps"
     facts = {
         "which images": origin.get("source", {}).get("description"),
-        "images": images and images + (f", resized and cropped to {_by(side)} pixels" if side else ""),
+        "images": images and images + (f", at {_by(side)} pixels" if side else ""),
         "size": f"{len(policy)} sub-policies of {policy.stages} stages, "
         f"{sum(len(stage) for sub_policy in policy.sub_policies for stage in sub_policy)} candidates",
         "search": steps and f"{steps}, {origin['seconds'] / 60:.0f} min on {origin['hardware']}",
