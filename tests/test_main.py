@@ -194,7 +194,7 @@ def test_diff_averages_magnitudes_by_share() -> None:
         ),
         (
             ["show", "nope", "a.png", "--out", "o.png"],
-            "error: unknown policy 'nope'; known: cifar10, cifar10-paper, cifar100, imagenet, svhn; or give the path of",
+            "error: unknown policy 'nope'; known: cifar10, cifar10-paper, cifar100, imagenet, svhn; or",
         ),
         (["show", "cifar10", "missing.png", "--out", "o.png"], "error: [Errno 2] No such file or directory: "),
         (["show", "cifar10", "broken.png", "--out", "o.png"], "error: cannot identify image file "),
