@@ -1,5 +1,6 @@
 """The evaluation of policies: networks, one training, the comparison, its statistics, resuming, the command line."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -517,13 +518,8 @@ def test_a_resumed_evaluation_is_bit_for_bit_the_uninterrupted_one(
     assert len(calls) == 8 * 3 + 2  # nothing but the two interrupted epochs was done again
 
 
-def test_a_dropout_network_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        MODELS,
-        "small",
-        lambda channels, classes: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, classes)),
-    )
-    (whole,) = run("none")
+@contextlib.contextmanager
+def interrupted_in_the_third_epoch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     train_epoch = Training.train_epoch
 
     def interrupted(self: Training) -> dict[str, float]:
@@ -534,7 +530,18 @@ def test_a_dropout_network_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pyte
     with monkeypatch.context() as patch:
         patch.setattr(Training, "train_epoch", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run("none", out=tmp_path)
+            yield
+
+
+def test_a_dropout_network_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        MODELS,
+        "small",
+        lambda channels, classes: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, classes)),
+    )
+    (whole,) = run("none")
+    with interrupted_in_the_third_epoch(monkeypatch):
+        run("none", out=tmp_path)
     torch.rand(7)
     assert timeless(run("none", out=tmp_path)) == timeless([whole])
 
@@ -570,17 +577,8 @@ def test_a_label_stays_with_its_policy(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_stays_with_its_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train_epoch = Training.train_epoch
-
-    def interrupted(self: Training) -> dict[str, float]:
-        if self.epoch == 2:
-            raise KeyboardInterrupt
-        return train_epoch(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "train_epoch", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            augmented_run(MIRROR, out=tmp_path)
+    with interrupted_in_the_third_epoch(monkeypatch):
+        augmented_run(MIRROR, out=tmp_path)
     assert timeless(augmented_run(DO_NOTHING, out=tmp_path)) == timeless(augmented_run(DO_NOTHING))
 
 

@@ -316,6 +316,14 @@ def test_a_uniform_policy_may_be_chosen() -> None:
     assert lines[-2].endswith(": 20.0% at 0.110, 10.0% at 0.060 (uniform, colour).")
 
 
+@pytest.mark.parametrize(("error", "said"), [(0.19, True), (0.2, False), (0.3, False)])
+def test_it_is_said_that_a_uniform_policy_had_fewer_errors(error: float, said: bool) -> None:
+    trials = (Trial(1.0, 0.12, 0.11, 0.2, 0.4, chosen=True), Trial(0.5, 0.06, 0.06, error, 0.4, uniform="colour"))
+    verdict = diagnosis(relaxed(), relaxed(1), strength_start=0.12, strength_end=0.11, trials=trials).verdict()
+    line = "A uniform policy had fewer errors than the one kept, by no more than a standard error."
+    assert (line in verdict.splitlines()) is said
+
+
 def test_a_uniform_policy_has_to_be_better_by_a_standard_error() -> None:
     searched, nothing = Trial(1.0, 0.12, 0.11, 0.2, 0.4), Trial(0.0, 0.0, 0.0, 0.2, 0.3)
     assert best_trial([searched, nothing], 100) == 1  # of equal errors, the smaller cross entropy

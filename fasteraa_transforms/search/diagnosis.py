@@ -258,6 +258,9 @@ class Diagnosis:
             )
             kind = "error" if self.of == "images" else f"error of {self.of}"
             lines.append(f"Held-out {kind} of small networks, by the strength of the policy they had: {errors}.")
+            kept = self.chosen
+            if kept is not None and any(trial.uniform and trial.error < kept.error for trial in self.trials):
+                lines.append("A uniform policy had fewer errors than the one kept, by no more than a standard error.")
             lines.append("Whether the policy helps a larger network is not measured; compare it with a random one.")
         else:
             lines.append("Whether the policy helps training is not measured by a search; compare it with a random one.")
