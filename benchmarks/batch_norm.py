@@ -11,8 +11,8 @@ import argparse
 import torch
 from search_step import make_state, straightforward_step
 
-from fasteraa_transforms.search.data import Digits, load_images
-from fasteraa_transforms.search.loop import Objective, batches
+from fasteraa_transforms.search.algorithm.wasserstein import Objective, batches
+from fasteraa_transforms.search.data.images import Digits, load_images
 
 
 def mean_estimate(*, separate: bool, steps: int, seed: int) -> float:

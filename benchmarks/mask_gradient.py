@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
-from fasteraa_transforms.operations import OPERATIONS
+from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.relaxed import RelaxedPolicy
 from fasteraa_transforms.search import Digits, load_images
-from fasteraa_transforms.search.critic import make_backbone
-from fasteraa_transforms.search.data import ImageSet
-from fasteraa_transforms.search.loop import batches
-from fasteraa_transforms.search.segmentation import SegmentationCritic, class_loss, soft_targets
+from fasteraa_transforms.search.algorithm.wasserstein import batches
+from fasteraa_transforms.search.data.images import ImageSet
+from fasteraa_transforms.search.networks.critic import make_backbone
+from fasteraa_transforms.search.networks.losses import SegmentationCritic, class_loss, soft_targets
 
 PROBABILITY, MAGNITUDE, BATCH = 0.7, 0.5, 64
 

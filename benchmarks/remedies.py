@@ -37,13 +37,14 @@ from strength import trivial_augment
 from torch import Tensor, nn
 
 from fasteraa_transforms import FasterAutoAugment, Policy, RelaxedPolicy, functional
-from fasteraa_transforms.apply import apply
-from fasteraa_transforms.operations import OPERATIONS
+from fasteraa_transforms.backends.run import apply
+from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.relaxed import Draw
-from fasteraa_transforms.search import Settings, diagnosis, load_images, open_dataset, search
-from fasteraa_transforms.search.data import RECIPES, ImageSet, baseline
+from fasteraa_transforms.search import Settings, load_images, open_dataset, search
+from fasteraa_transforms.search.algorithm import diagnosis
+from fasteraa_transforms.search.contenders.validation import FOLDS, _Small, evaluate, train_small
+from fasteraa_transforms.search.data.images import RECIPES, ImageSet, baseline
 from fasteraa_transforms.search.settings import GROUPS
-from fasteraa_transforms.search.validation import FOLDS, _Small, evaluate, train_small
 
 SIZE = (32, 32)
 MAGNITUDES = (0.1, 0.3, 0.5, 0.7, 0.9)

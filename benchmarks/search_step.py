@@ -30,12 +30,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from fasteraa_transforms.relaxed import Draw, RelaxedPolicy
-from fasteraa_transforms.search.critic import Critic, WideResNet, gradient_penalty
-from fasteraa_transforms.search.data import ImageSet
-from fasteraa_transforms.search.folder import processor
-from fasteraa_transforms.search.graph import CudaCapture, GraphedStep
-from fasteraa_transforms.search.loop import Objective, SearchState, batches
-from fasteraa_transforms.search.second_order import SecondOrderBatchNorm2d, SecondOrderConv2d
+from fasteraa_transforms.search.algorithm.wasserstein import Objective, SearchState, batches
+from fasteraa_transforms.search.data.images import ImageSet
+from fasteraa_transforms.search.networks.critic import Critic, WideResNet, gradient_penalty
+from fasteraa_transforms.search.networks.second_order import SecondOrderBatchNorm2d, SecondOrderConv2d
+from fasteraa_transforms.search.runtime.folder import processor
+from fasteraa_transforms.search.runtime.graph import CudaCapture, GraphedStep
 from fasteraa_transforms.search.settings import computes_in_bfloat16
 
 CHUNK = 8  # the paper's, for CIFAR

@@ -28,9 +28,9 @@ from torchvision.transforms import v2
 
 from fasteraa_transforms import FasterAutoAugment, Policy, RelaxedPolicy
 from fasteraa_transforms.search import Settings, load_images, open_dataset, search
-from fasteraa_transforms.search.data import RECIPES, ImageSet
-from fasteraa_transforms.search.diagnosis import strength
-from fasteraa_transforms.search.validation import evaluate, train_small
+from fasteraa_transforms.search.algorithm.diagnosis import strength
+from fasteraa_transforms.search.contenders.validation import evaluate, train_small
+from fasteraa_transforms.search.data.images import RECIPES, ImageSet
 
 Row = dict[str, Any]
 Train = Callable[[Callable[[Tensor], Tensor] | None], Row]

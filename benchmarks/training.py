@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from fasteraa_transforms import FasterAutoAugment
-from fasteraa_transforms.search.data import ImageSet
-from fasteraa_transforms.search.models import make_model
-from fasteraa_transforms.search.training import Split, Training, TrainingSettings, cutout, resolve
+from fasteraa_transforms.search.data.images import ImageSet
+from fasteraa_transforms.search.evaluation.training import Split, Training, TrainingSettings, cutout, resolve
+from fasteraa_transforms.search.networks.table import make_model
 
 CUTOUT = 16
 

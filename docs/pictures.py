@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as tv
 from torchvision.utils import draw_bounding_boxes, draw_keypoints, draw_segmentation_masks, make_grid
 
 from fasteraa_transforms import OPERATIONS, FasterAutoAugment, Policy
-from fasteraa_transforms._contact_sheet import contact_sheet
+from fasteraa_transforms.policy.pictures import contact_sheet
 
 SIDE = 192
 TARGETS = ("rotate", "shear_x", "translate_x", "flip", "solarize")

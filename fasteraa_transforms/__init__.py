@@ -14,14 +14,14 @@ Example:
 from importlib.metadata import PackageNotFoundError, version
 
 from fasteraa_transforms import functional
-from fasteraa_transforms.apply import apply
-from fasteraa_transforms.epilogue import Epilogue
-from fasteraa_transforms.loader import AugmentCollate, DeviceLoader
-from fasteraa_transforms.operations import OPERATIONS, Operation
+from fasteraa_transforms.backends.epilogue import Epilogue
+from fasteraa_transforms.backends.run import apply
+from fasteraa_transforms.operations.table import OPERATIONS, Operation
+from fasteraa_transforms.pipeline.loader import AugmentCollate, DeviceLoader
+from fasteraa_transforms.pipeline.transform import FasterAutoAugment
 from fasteraa_transforms.plan import Plan
-from fasteraa_transforms.policy import Candidate, Policy, PolicyError
+from fasteraa_transforms.policy.policy import Candidate, Policy, PolicyError
 from fasteraa_transforms.relaxed import RelaxedPolicy
-from fasteraa_transforms.transform import FasterAutoAugment
 
 __all__ = [
     "OPERATIONS",

@@ -15,10 +15,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from fasteraa_transforms._contact_sheet import sub_policy_sheet
-from fasteraa_transforms.operations import OPERATIONS
-from fasteraa_transforms.policy import Candidate, Policy
-from fasteraa_transforms.transform import FasterAutoAugment
+from fasteraa_transforms.operations.table import OPERATIONS
+from fasteraa_transforms.pipeline.transform import FasterAutoAugment
+from fasteraa_transforms.policy.pictures import sub_policy_sheet
+from fasteraa_transforms.policy.policy import Candidate, Policy
 
 _SIDE = 224  # images are shown at this size or at that of the smallest
 

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from fasteraa_transforms import _pillow
-from fasteraa_transforms.operations import OPERATIONS
+from fasteraa_transforms.operations import pillow as _pillow
+from fasteraa_transforms.operations.table import OPERATIONS
 
 __all__ = sorted(("apply_operation", *OPERATIONS))
 

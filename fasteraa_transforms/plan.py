@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fasteraa_transforms.operations import OPERATIONS
+from fasteraa_transforms.operations.table import OPERATIONS
 
 _NAMES = tuple(OPERATIONS)
 _LISTED_IMAGES = 8  # a repr lists so many images one by one; beyond that it counts
@@ -98,7 +98,7 @@ class Plan:
             IndexError: an image lies outside the batch.
 
         Example:
-            >>> from fasteraa_transforms.policy import Policy
+            >>> from fasteraa_transforms.policy.policy import Policy
             >>> policy = Policy([[[{"operation": "flip", "weight": 1, "probability": 0.5}]]])
             >>> plan = policy.sample(10)
             >>> len(plan[3]), len(plan[2:6]), len(plan[torch.tensor([9, 0])])

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 
 from fasteraa_transforms import functional
-from fasteraa_transforms._targets import GEOMETRIC
-from fasteraa_transforms.operations import OPERATIONS
-from fasteraa_transforms.policy import Candidate, Policy
+from fasteraa_transforms.operations.table import OPERATIONS
+from fasteraa_transforms.pipeline.targets import GEOMETRIC
+from fasteraa_transforms.policy.policy import Candidate, Policy
 
 PROBABILITY_MARGIN = 1e-4  # keeps the logit finite; the gradient passes, so that a probability of 0 or 1 can come back
 

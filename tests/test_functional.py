@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from fasteraa_transforms import _differentiable, functional
-from fasteraa_transforms.operations import OPERATIONS
+from fasteraa_transforms import functional
+from fasteraa_transforms.operations import differentiable as _differentiable
+from fasteraa_transforms.operations.table import OPERATIONS
 
 NEAREST, BILINEAR = InterpolationMode.NEAREST, InterpolationMode.BILINEAR
 GEOMETRY = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")

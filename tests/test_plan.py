@@ -5,9 +5,9 @@ import pickle
 import pytest
 import torch
 
-from fasteraa_transforms.operations import OPERATIONS
+from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.plan import Plan
-from fasteraa_transforms.policy import Policy
+from fasteraa_transforms.policy.policy import Policy
 
 FIELDS = ("operation", "parameter", "applied", "centre", "partner", "sub_policy")
 NAMES = list(OPERATIONS)

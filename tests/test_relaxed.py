@@ -9,11 +9,12 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 
-from fasteraa_transforms import _targets, functional
-from fasteraa_transforms.apply import apply
-from fasteraa_transforms.operations import OPERATIONS
+from fasteraa_transforms import functional
+from fasteraa_transforms.backends.run import apply
+from fasteraa_transforms.operations.table import OPERATIONS
+from fasteraa_transforms.pipeline import targets as _targets
 from fasteraa_transforms.plan import Plan
-from fasteraa_transforms.policy import Policy
+from fasteraa_transforms.policy.policy import Policy
 from fasteraa_transforms.relaxed import (
     PROBABILITY_MARGIN,
     Draw,

@@ -22,11 +22,11 @@ from torchvision.transforms.v2 import functional as tv
 import fasteraa_transforms.__main__ as looking
 import fasteraa_transforms.search.__main__ as searching
 from fasteraa_transforms import OPERATIONS, Candidate, Operation, Plan, Policy, apply
-from fasteraa_transforms._contact_sheet import describe, tile
-from fasteraa_transforms._schema import schema_text
+from fasteraa_transforms.policy.pictures import describe, tile
+from fasteraa_transforms.policy.schema import schema_text
 from fasteraa_transforms.search import evaluate as evaluating
-from fasteraa_transforms.search.diagnosis import Diagnosis, Distance, Trial
-from fasteraa_transforms.search.report import magnitude_text
+from fasteraa_transforms.search.algorithm.diagnosis import Diagnosis, Distance, Trial
+from fasteraa_transforms.search.report.page import magnitude_text
 
 PICTURES = Path(__file__).parents[1] / "generated"  # not under version control
 MAGNITUDES = (0.0, 0.25, 0.5, 0.75, 1.0)

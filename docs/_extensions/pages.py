@@ -40,7 +40,7 @@ _CODE_OR_LINK = re.compile(r"^```.*?^```|`[^`]+`|\[([^\[\]]*)\]\(([^()\s]+)\)", 
 _PUBLIC = (
     "fasteraa_transforms",
     "fasteraa_transforms.search",
-    "fasteraa_transforms.search.masks",
+    "fasteraa_transforms.search.data.masks",
     "fasteraa_transforms.functional",
 )
 

@@ -3,13 +3,13 @@
 Whether it helps: ``python -m fasteraa_transforms.search.evaluate``, or `compare`.
 """
 
-from fasteraa_transforms.search.comparison import compare, parse_augmentations
-from fasteraa_transforms.search.critic import Critic, WideResNet, gradient_penalty
-from fasteraa_transforms.search.data import Digits, load_images, open_dataset
+from fasteraa_transforms.search.data.images import Digits, load_images, open_dataset
+from fasteraa_transforms.search.data.shards import Shards
+from fasteraa_transforms.search.evaluation.compare import compare, parse_augmentations
+from fasteraa_transforms.search.evaluation.training import TrainingSettings
+from fasteraa_transforms.search.networks.critic import Critic, WideResNet, gradient_penalty
 from fasteraa_transforms.search.run import SearchFailed, SearchInterrupted, search
 from fasteraa_transforms.search.settings import Settings
-from fasteraa_transforms.search.shards import Shards
-from fasteraa_transforms.search.training import TrainingSettings
 
 __all__ = [
     "Critic",

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fasteraa_transforms.search.data import RECIPES, open_dataset
-from fasteraa_transforms.search.distributed import RanksLost, exit_with, join
-from fasteraa_transforms.search.folder import RunFolder
+from fasteraa_transforms.search.data.images import RECIPES, open_dataset
+from fasteraa_transforms.search.data.shards import Shards
 from fasteraa_transforms.search.run import SearchFailed, search
+from fasteraa_transforms.search.runtime.folder import RunFolder
+from fasteraa_transforms.search.runtime.world import RanksLost, exit_with, join
 from fasteraa_transforms.search.settings import PRESETS, Settings
-from fasteraa_transforms.search.shards import Shards
 
 try:
     import tyro

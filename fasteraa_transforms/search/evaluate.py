@@ -9,10 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from fasteraa_transforms.search.comparison import CONTROLS, compare, format_table, open_splits, parse_augmentations
-from fasteraa_transforms.search.data import RECIPES
-from fasteraa_transforms.search.distributed import RanksLost, exit_with, join
-from fasteraa_transforms.search.training import TrainingSettings
+from fasteraa_transforms.search.data.images import RECIPES
+from fasteraa_transforms.search.evaluation.compare import (
+    CONTROLS,
+    compare,
+    format_table,
+    open_splits,
+    parse_augmentations,
+)
+from fasteraa_transforms.search.evaluation.training import TrainingSettings
+from fasteraa_transforms.search.runtime.world import RanksLost, exit_with, join
 
 try:
     import tyro

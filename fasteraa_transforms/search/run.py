@@ -18,20 +18,22 @@ import torch
 from torch import Tensor
 
 import fasteraa_transforms
-from fasteraa_transforms._contact_sheet import contact_sheet
-from fasteraa_transforms.policy import Policy
+from fasteraa_transforms.policy.pictures import contact_sheet
+from fasteraa_transforms.policy.policy import Policy
 from fasteraa_transforms.relaxed import RelaxedPolicy
-from fasteraa_transforms.search import diagnosis, pictures, report
-from fasteraa_transforms.search.affinity import affinity_and_diversity as measure_affinity_and_diversity
-from fasteraa_transforms.search.critic import Critic, fitting_backbone, make_backbone
-from fasteraa_transforms.search.data import FOLDER_RECIPE, RECIPES, ImageSet, Recipe, Samples, load_images
-from fasteraa_transforms.search.distributed import RanksLost, World, join, synchronise
-from fasteraa_transforms.search.folder import RunFolder, processor
-from fasteraa_transforms.search.graph import CudaCapture, GraphedStep, Step
-from fasteraa_transforms.search.loop import STEP_METRICS, Objective, SearchState, batches
-from fasteraa_transforms.search.segmentation import SegmentationCritic, chance
+from fasteraa_transforms.search.algorithm import diagnosis
+from fasteraa_transforms.search.algorithm.wasserstein import STEP_METRICS, Objective, SearchState, batches
+from fasteraa_transforms.search.contenders.validation import FOLDS, cross_validate
+from fasteraa_transforms.search.data.images import FOLDER_RECIPE, RECIPES, ImageSet, Recipe, Samples, load_images
+from fasteraa_transforms.search.evaluation.affinity import affinity_and_diversity as measure_affinity_and_diversity
+from fasteraa_transforms.search.networks.critic import Critic, fitting_backbone, make_backbone
+from fasteraa_transforms.search.networks.losses import SegmentationCritic, chance
+from fasteraa_transforms.search.report import page as report
+from fasteraa_transforms.search.report import plots as pictures
+from fasteraa_transforms.search.runtime.folder import RunFolder, processor
+from fasteraa_transforms.search.runtime.graph import CudaCapture, GraphedStep, Step
+from fasteraa_transforms.search.runtime.world import RanksLost, World, join, synchronise
 from fasteraa_transforms.search.settings import GROUPS, Settings, computes_in_bfloat16
-from fasteraa_transforms.search.validation import FOLDS, cross_validate
 
 EXPLODED = 1e4
 """A gradient penalty above it, in the median step of an epoch, ends the search: a slope above 100 where 1 is wanted."""

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 import torch
 
-from fasteraa_transforms.operations import OPERATIONS
+from fasteraa_transforms.operations.table import OPERATIONS
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "all": tuple(OPERATIONS),

@@ -1,0 +1,241 @@
+"""The operations on float batches ``[B, C, H, W]`` in [0, 1], differentiable: the reference of the search.
+
+Each function is the twin of the one of the same name in ``_uint8`` and takes ``(images, parameter)`` with one physical
+parameter an image, ``[B]``, plus the keywords its row of the table names. The forward value is that of the exact
+operation without its rounding to 8 bits. Gradients: `functional`, which is the public face of these functions.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+
+from fasteraa_transforms.operations import pillow as _pillow
+
+_LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
+
+
+def straight_through(value: Tensor, source: Tensor) -> Tensor:
+    """``value`` going forward, the gradient of ``source`` back (eq. 5); exact, unlike ``s + (v - s).detach()``."""
+    return value.detach() + (source - source.detach())
+
+
+def _per_image(parameter: Tensor, images: Tensor) -> Tensor:  # [B] -> [B, 1, 1, 1]
+    return parameter.to(images.dtype)[:, None, None, None]
+
+
+def _levels(images: Tensor) -> Tensor:
+    """The 8-bit level, 0 to 255, that each value in [0, 1] rounds to."""
+    return (images.detach() * 255).round().clamp(0, 255).long()
+
+
+# --- geometry ---------------------------------------------------------------------------------------------------------
+
+
+def _shear_x_matrix(shear: Tensor, height: int, width: int, whole: bool) -> tuple[Tensor, ...]:
+    zero, one = torch.zeros_like(shear), torch.ones_like(shear)
+    return one, shear, zero, zero, one, zero
+
+
+def _shear_y_matrix(shear: Tensor, height: int, width: int, whole: bool) -> tuple[Tensor, ...]:
+    zero, one = torch.zeros_like(shear), torch.ones_like(shear)
+    return one, zero, zero, shear, one, zero
+
+
+def _translate_x_matrix(fraction: Tensor, height: int, width: int, whole: bool) -> tuple[Tensor, ...]:
+    zero, one = torch.zeros_like(fraction), torch.ones_like(fraction)
+    shift = fraction * width
+    return one, zero, shift.trunc() if whole else shift, zero, one, zero
+
+
+def _translate_y_matrix(fraction: Tensor, height: int, width: int, whole: bool) -> tuple[Tensor, ...]:
+    zero, one = torch.zeros_like(fraction), torch.ones_like(fraction)
+    shift = fraction * height
+    return one, zero, zero, zero, one, shift.trunc() if whole else shift
+
+
+def _rotate_matrix(degrees: Tensor, height: int, width: int, whole: bool) -> tuple[Tensor, ...]:
+    # The arithmetic of `_geometry.rotate_matrix` step by step, rounding included: at 30° pixels lie on the border.
+    angle = -torch.deg2rad(degrees % 360)
+    cos, sin = (straight_through(torch.round(value, decimals=15), value) for value in (angle.cos(), angle.sin()))
+    x, y = width / 2, height / 2
+    return cos, sin, cos * -x + sin * -y + x, -sin, cos, -sin * -x + cos * -y + y
+
+
+def _columns(matrix: Sequence[Tensor]) -> list[Tensor]:
+    return [entry[:, None, None] for entry in matrix]
+
+
+def _fill(fill: float | Sequence[float], images: Tensor) -> Tensor:  # [C, 1, 1], or [1, 1, 1]
+    values = fill if isinstance(fill, Sequence) else (fill,)
+    if len(values) not in (1, images.shape[1]):
+        channels = images.shape[1]
+        raise ValueError(f"fill should be one number or one for each of {channels} channels, but got {fill} instead")
+    # Made on the device: a tensor of Python numbers would be copied to it, and the host would wait for the copy.
+    return torch.stack([images.new_full((1, 1), value) for value in values])
+
+
+def _nearest(images: Tensor, matrix: Sequence[Tensor], fill: float | Sequence[float]) -> Tensor:
+    """The pixel that Pillow's fixed-point arithmetic chooses; twin of ``_uint8.nearest_coordinates``.
+
+    Beyond 32767 pixels too, where Pillow leaves fixed point and the uint8 form follows it.
+    """
+    batch, channels, height, width = images.shape
+    a, b, c, d, e, f = _columns(matrix)
+    x = torch.arange(width, device=images.device)
+    y = torch.arange(height, device=images.device)[:, None]
+
+    def fixed(value: Tensor) -> Tensor:
+        return (value * 65536.0 + 0.5).floor().long()
+
+    x_in = (fixed(c + a * 0.5 + b * 0.5) + fixed(b) * y + fixed(a) * x) >> 16  # [B, H, W]
+    y_in = (fixed(f + d * 0.5 + e * 0.5) + fixed(e) * y + fixed(d) * x) >> 16
+    inside = (x_in >= 0) & (x_in < width) & (y_in >= 0) & (y_in < height)
+    index = y_in.clamp(0, height - 1) * width + x_in.clamp(0, width - 1)
+    index = index.flatten(1)[:, None].expand(-1, channels, -1)
+    values = images.flatten(2).gather(2, index).reshape(images.shape)
+    return torch.where(inside[:, None], values, _fill(fill, images))
+
+
+def _bilinear(images: Tensor, matrix: Sequence[Tensor], fill: float | Sequence[float]) -> Tensor:
+    """Pillow's bilinear sampling without its truncation: clamped inside of the image, ``fill`` outside."""
+    height, width = images.shape[2:]
+    a, b, c, d, e, f = _columns(matrix)
+    x = torch.arange(width, device=images.device, dtype=torch.float64) + 0.5
+    y = torch.arange(height, device=images.device, dtype=torch.float64)[:, None] + 0.5
+    x_in, y_in = a * x + b * y + c, d * x + e * y + f  # [B, H, W]
+    inside = (x_in >= 0) & (x_in < width) & (y_in >= 0) & (y_in < height)
+    # Not in half precision: its coordinates are whole pixels off, and grid_sample then reads outside of the image.
+    dtype = torch.promote_types(images.dtype, torch.float32)
+    grid = torch.stack([2 * x_in / width - 1, 2 * y_in / height - 1], dim=-1).to(dtype)
+    values = F.grid_sample(images.to(dtype), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return torch.where(inside[:, None], values.to(images.dtype), _fill(fill, images))
+
+
+def _affine(matrix_of: Callable[[Tensor, int, int, bool], tuple[Tensor, ...]]) -> Callable[..., Tensor]:
+    def function(
+        images: Tensor, parameter: Tensor, *, interpolation: InterpolationMode, fill: float | Sequence[float]
+    ) -> Tensor:
+        parameter = parameter.double()
+        height, width = images.shape[2:]
+        exact = matrix_of(parameter.detach(), height, width, True)
+        sample = _nearest if interpolation is InterpolationMode.NEAREST else _bilinear
+        result = sample(images, exact, fill)
+        if not (parameter.requires_grad and torch.is_grad_enabled()):
+            return result
+        # Forward: whole pixels. Back to the parameter: the derivative of bilinear sampling at the unrounded position.
+        smooth = _bilinear(images.detach(), matrix_of(parameter, height, width, False), fill)
+        return result + (smooth - smooth.detach())
+
+    return function
+
+
+shear_x = _affine(_shear_x_matrix)
+shear_y = _affine(_shear_y_matrix)
+translate_x = _affine(_translate_x_matrix)
+translate_y = _affine(_translate_y_matrix)
+rotate = _affine(_rotate_matrix)
+
+
+def flip(images: Tensor, _: Tensor) -> Tensor:
+    return images.flip(-1)
+
+
+# --- colour -----------------------------------------------------------------------------------------------------------
+
+
+def _blend(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
+    return (start + _per_image(weight, end) * (end - start)).clamp(0, 1)
+
+
+def _luma(images: Tensor) -> Tensor:  # [B, 3, H, W] -> [B, 1, H, W]
+    red, green, blue = images.unbind(1)
+    return (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue)[:, None]
+
+
+def solarize(images: Tensor, threshold: Tensor) -> Tensor:
+    # On the 8-bit levels, so that float error cannot move a pixel that lies on the threshold.
+    above = _levels(images) >= threshold.detach()[:, None, None, None]
+    return straight_through(torch.where(above, 1 - images, images), images)
+
+
+def posterize(images: Tensor, bits: Tensor) -> Tensor:
+    width = 2 ** (8 - bits.detach().round().long())[:, None, None, None]
+    levels = _levels(images)
+    return straight_through((levels - levels % width).to(images.dtype) / 255, images)
+
+
+def invert(images: Tensor, _: Tensor) -> Tensor:
+    return 1 - images
+
+
+def brightness(images: Tensor, factor: Tensor) -> Tensor:
+    return _blend(torch.zeros_like(images), images, factor)
+
+
+def contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the mean luma; on other than 3 channels, with the mean of all channels."""
+    grey = _luma(images) if images.shape[1] == 3 else images
+    return _blend(grey.mean(dim=(1, 2, 3), keepdim=True), images, factor)
+
+
+def auto_contrast(images: Tensor, _: Tensor) -> Tensor:
+    low, high = images.detach().aminmax(dim=-1)
+    low, high = low.amin(-1)[..., None, None], high.amax(-1)[..., None, None]  # [B, C, 1, 1]
+    constant = _levels(high) <= _levels(low)  # constant to 8 bits: left alone, as there
+    scale = torch.where(constant, torch.ones_like(high), high - low)
+    return straight_through(torch.where(constant, images, (images - low) / scale), images)
+
+
+def equalize(images: Tensor, _: Tensor) -> Tensor:
+    levels = _levels(images).flatten(2)  # [B, C, H W]
+    histogram = torch.zeros(*levels.shape[:2], 256, dtype=torch.long, device=images.device)
+    histogram.scatter_add_(2, levels, torch.ones_like(levels))
+    last = histogram.gather(2, levels.amax(2, keepdim=True))
+    step = (histogram.sum(2, keepdim=True) - last) // 255  # [B, C, 1]
+    below = histogram.cumsum(2) - histogram
+    table = ((step // 2 + below) // step.clamp(min=1)).clamp(max=255)
+    value = table.gather(2, levels).reshape(images.shape).to(images.dtype) / 255
+    return straight_through(torch.where((step > 0)[..., None], value, images), images)
+
+
+def color(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with luma; the identity on other than 3 channels."""
+    grey = _luma(images) if images.shape[1] == 3 else images
+    return _blend(grey, images, factor)
+
+
+def sharpness(images: Tensor, factor: Tensor) -> Tensor:
+    channels, height, width = images.shape[1:]
+    if height < 3 or width < 3:  # Pillow's filter copies the outermost pixels, and there are no others
+        return _blend(images, images, factor)
+    kernel = torch.ones(3, 3, dtype=images.dtype, device=images.device)
+    kernel[1, 1].fill_(5)
+    inner = F.conv2d(images, (kernel / 13).expand(channels, 1, 3, 3), groups=channels)
+    border = torch.ones(height, width, dtype=torch.bool, device=images.device)
+    border[1:-1, 1:-1].fill_(False)
+    smooth = torch.where(border, images, F.pad(inner, (1, 1, 1, 1)))
+    return _blend(smooth, images, factor)
+
+
+# --- other ------------------------------------------------------------------------------------------------------------
+
+
+def cutout(images: Tensor, fraction: Tensor, *, centre: Tensor) -> Tensor:
+    height, width = images.shape[2:]
+    side = (fraction.detach().double() * width + 0.5).floor()[:, None]  # [B, 1]
+    inside = []
+    for position, extent in zip(centre.double().split(1, dim=1), (width, height), strict=True):
+        start = (position * extent).floor() - (side / 2).floor()  # [B, 1]
+        pixel = torch.arange(extent, device=images.device)
+        inside.append((pixel >= start) & (pixel < start + side))  # [B, extent]
+    in_x, in_y = inside
+    hole = (in_y[:, :, None] & in_x[:, None, :])[:, None]
+    colour = _pillow.CUTOUT_RGB if images.shape[1] == 3 else (_pillow.CUTOUT_GREY,)
+    return torch.where(hole, _fill([level / 255 for level in colour], images), images)
+
+
+def sample_pairing(images: Tensor, weight: Tensor, *, partner: Tensor) -> Tensor:
+    return _blend(images, partner, weight)

@@ -1,0 +1,216 @@
+"""The operations on Pillow images: the reference that every other backend equals byte for byte.
+
+Each function takes ``(image, parameter)`` and, where its row of the table says so, the keywords ``interpolation``,
+``fill``, ``centre`` or ``partner``. Modes are L, LA, RGB and RGBA; the alpha channel follows geometry only. No function
+changes its input.
+"""
+
+import functools
+import operator
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageChops, ImageEnhance, ImageOps
+from torchvision.transforms import InterpolationMode
+
+from fasteraa_transforms.operations import arithmetic as _arithmetic
+from fasteraa_transforms.operations import geometry as _geometry
+
+MODES = ("L", "LA", "RGB", "RGBA", "I;16")
+CUTOUT_RGB = (125, 123, 114)  # the mean colour AutoAugment's descendants fill with (Fast AutoAugment, CutoutAbs)
+CUTOUT_GREY = 124
+
+_RESAMPLING = {
+    InterpolationMode.NEAREST: Image.Resampling.NEAREST,
+    InterpolationMode.BILINEAR: Image.Resampling.BILINEAR,
+}
+
+Fill = float | Sequence[float]
+
+
+def check_mode(image: Image.Image) -> None:
+    """Raise TypeError for a mode whose pixels the operations are not defined on."""
+    if image.mode not in MODES:
+        raise TypeError(
+            f"image mode should be one of {', '.join(MODES)}, but got {image.mode} instead; "
+            'convert it first, for example with image.convert("RGB"), or wrap it as a tv_tensors.Mask if it is a mask'
+        )
+
+
+def check_interpolation(interpolation: object) -> None:
+    """Raise ValueError for anything but NEAREST and BILINEAR; "nearest" as a string is no `InterpolationMode`."""
+    if interpolation not in _RESAMPLING:
+        raise ValueError(
+            "interpolation should be InterpolationMode.NEAREST or InterpolationMode.BILINEAR, "
+            f"but got {interpolation!r} instead"
+        )
+
+
+def fill_colour(fill: Fill, image: Image.Image) -> int | tuple[int, ...]:
+    """``fill`` as Pillow wants it for the bands of ``image``: one number means that number in every band."""
+    bands = len(image.getbands())
+    values = (fill,) * bands if isinstance(fill, int | float) else tuple(fill)
+    if len(values) == 1:
+        values *= bands
+    if len(values) != bands:
+        raise ValueError(f"fill should be one number or one for each of {bands} channels, but got {fill} instead")
+    colour = tuple(int(value) for value in values)
+    return colour[0] if bands == 1 else colour
+
+
+def _keep_alpha(function: Callable[..., Image.Image]) -> Callable[..., Image.Image]:
+    """Apply a colour operation to the bands of an image without its alpha, if it has one, and put that back."""
+
+    @functools.wraps(function)
+    def wrapped(image: Image.Image, *args: object, **kwargs: object) -> Image.Image:
+        if image.mode not in ("LA", "RGBA"):
+            return function(image, *args, **kwargs)
+        result = function(image.convert(image.mode[:-1]), *args, **kwargs)
+        result.putalpha(image.getchannel("A"))
+        return result
+
+    return wrapped
+
+
+def _affine(matrix_of: Callable[[float, int, int], _geometry.Matrix]) -> Callable[..., Image.Image]:
+    def function(image: Image.Image, parameter: float, *, interpolation: InterpolationMode, fill: Fill) -> Image.Image:
+        return image.transform(
+            image.size,
+            Image.Transform.AFFINE,
+            matrix_of(parameter, image.height, image.width),
+            _RESAMPLING[interpolation],
+            fillcolor=fill_colour(fill, image),
+        )
+
+    return function
+
+
+shear_x = _affine(_geometry.shear_x_matrix)
+shear_y = _affine(_geometry.shear_y_matrix)
+translate_x = _affine(_geometry.translate_x_matrix)
+translate_y = _affine(_geometry.translate_y_matrix)
+
+
+rotate = _affine(_geometry.rotate_matrix)
+
+
+def flip(image: Image.Image, _: float) -> Image.Image:
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+# --- tables of 256 entries --------------------------------------------------------------------------------------------
+
+# Every level once: what an operation makes of it is its table.
+_RAMP = Image.frombytes("L", (256, 1), _arithmetic.LEVELS)
+
+
+@functools.lru_cache(maxsize=1024)
+def brightness_table(factor: float) -> bytes:
+    return ImageEnhance.Brightness(_RAMP).enhance(factor).tobytes()
+
+
+@functools.lru_cache(maxsize=4096)
+def contrast_table(mean: int, factor: float) -> bytes:
+    return Image.blend(Image.new("L", _RAMP.size, mean), _RAMP, factor).tobytes()
+
+
+@functools.lru_cache(maxsize=4096)
+def auto_contrast_table(low: int, high: int) -> bytes:
+    """For a channel whose levels lie in [low, high]; the other entries do not matter."""
+    levels = ImageOps.autocontrast(_RAMP.crop((low, 0, high + 1, 1))).tobytes()
+    return bytes(low) + levels + bytes(255 - high)
+
+
+@functools.lru_cache(maxsize=1024)
+def _solarize_table(threshold: float) -> bytes:
+    # Pillow compares integers with the threshold, so a fractional one is exact here too; its type hint says int.
+    return ImageOps.solarize(_RAMP, threshold).tobytes()  # type: ignore[arg-type]
+
+
+@functools.lru_cache(maxsize=16)
+def _posterize_table(bits: int) -> bytes:
+    return ImageOps.posterize(_RAMP, bits).tobytes()
+
+
+def _look_up(image: Image.Image, *tables: bytes) -> Image.Image:
+    """Map each band through its table, or all through one; not the alpha band.
+
+    `Image.point` without its loop over the table in Python, which takes most of its time on small images.
+    """
+    image.load()
+    alpha = image.mode in ("LA", "RGBA")
+    colours = len(image.getbands()) - alpha
+    whole = tables[0] * colours if len(tables) == 1 else b"".join(tables[:colours])
+    return image._new(image.im.point(whole + _arithmetic.LEVELS if alpha else whole, None))
+
+
+def solarize(image: Image.Image, threshold: float) -> Image.Image:
+    return _look_up(image, _solarize_table(threshold))
+
+
+def posterize(image: Image.Image, bits: float) -> Image.Image:
+    return _look_up(image, _posterize_table(int(bits)))
+
+
+@_keep_alpha
+def invert(image: Image.Image, _: float) -> Image.Image:
+    return ImageChops.invert(image)
+
+
+def brightness(image: Image.Image, factor: float) -> Image.Image:
+    return _look_up(image, brightness_table(factor))
+
+
+def contrast(image: Image.Image, factor: float) -> Image.Image:
+    # Counting is faster than getting at the bytes of the pixels.
+    total = sum(map(operator.mul, image.convert("L").histogram(), range(256)))
+    mean = int(total / (image.width * image.height) + 0.5)
+    return _look_up(image, contrast_table(mean, factor))
+
+
+def auto_contrast(image: Image.Image, _: float) -> Image.Image:
+    limits: Any = image.getextrema()
+    return _look_up(image, *(auto_contrast_table(*pair) for pair in (limits if image.mode != "L" else (limits,))))
+
+
+def equalize(image: Image.Image, _: float) -> Image.Image:
+    counts = image.histogram()
+    # Twice as fast as numpy makes an array of a list.
+    histograms = np.frombuffer(struct.pack(f"{len(counts)}q", *counts), dtype=np.int64).reshape(-1, 256)
+    levels = _arithmetic.equalize_levels(histograms, image.width * image.height)
+    return _look_up(image, *(table.tobytes() for table in levels))
+
+
+# --- color, sharpness, cutout, sample pairing -------------------------------------------------------------------------
+
+
+@_keep_alpha
+def color(image: Image.Image, factor: float) -> Image.Image:
+    return Image.blend(image.convert("L").convert(image.mode), image, factor)
+
+
+@_keep_alpha
+def sharpness(image: Image.Image, factor: float) -> Image.Image:
+    if image.width * image.height < _arithmetic.FEW_PIXELS:
+        return ImageEnhance.Sharpness(image).enhance(factor)
+    # Pillow's filter takes three times as long as this for large images, and half as long for small ones.
+    bands = len(image.getbands())
+    values = np.frombuffer(image.tobytes(), dtype=np.uint8).reshape(1, 1, image.height, -1)
+    result = Image.frombytes(image.mode, image.size, _arithmetic.sharpen(values, (factor,), bands))
+    result.info = image.info.copy()  # as Pillow's own operations do
+    return result
+
+
+@_keep_alpha
+def cutout(image: Image.Image, fraction: float, *, centre: tuple[float, float]) -> Image.Image:
+    box = _geometry.cutout_box(fraction, centre, image.height, image.width)
+    result = image.copy()
+    result.paste(CUTOUT_RGB if image.mode == "RGB" else CUTOUT_GREY, box)
+    return result
+
+
+@_keep_alpha
+def sample_pairing(image: Image.Image, weight: float, *, partner: Image.Image) -> Image.Image:
+    return Image.blend(image, partner.convert(image.mode), weight)

@@ -1,0 +1,1 @@
+"""Policies of other libraries, in and out."""

@@ -1,0 +1,270 @@
+"""What a search did to its policy, in numbers and in plain words.
+
+Two hazards decide whether a searched policy is worth anything, and neither shows in the losses: it may end near its
+random start, and it may end at the identity, which is the optimum of the paper's objective. `Diagnosis` names both.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fasteraa_transforms.backends.run import apply
+from fasteraa_transforms.operations.table import OPERATIONS
+from fasteraa_transforms.policy.policy import Policy
+from fasteraa_transforms.relaxed import RelaxedPolicy
+
+CLOSE_TO_START = 0.5  # of the distance between two independent random starts
+COLLAPSED = 0.5  # of the strength at the start
+GUARD_MARGIN = 4 / 3  # the guard counts as untrained where its error is above the chance error divided by this
+
+
+def effective_share(policy: RelaxedPolicy) -> dict[str, float]:
+    """Selection probability × probability of each operation, mean over all stages; 1 would be "always this one".
+
+    Example:
+        >>> shares = effective_share(RelaxedPolicy())
+        >>> 0 < sum(shares.values()) < 1
+        True
+    """
+    share = (policy.selection * policy.probabilities.clamp(0, 1)).mean((0, 1))
+    return dict(zip(policy.operations, share.tolist(), strict=True))
+
+
+def selection_entropy(policy: RelaxedPolicy) -> float:
+    """Mean over stages of the selection's entropy as a fraction of its maximum: 0 picks one operation, 1 all alike."""
+    entropy = torch.special.entr(policy.selection.detach()).sum(-1).mean()
+    return (entropy / math.log(len(policy.operations))).item()
+
+
+def strength(policy: Policy, images: Tensor, *, seed: int = 0) -> float:
+    """Mean displacement E|S(X) - X| over pixels, in [0, 1], of the policy as it is exported, with fixed draws.
+
+    Args:
+        policy: the exact policy.
+        images: uint8 [N, C, H, W].
+        seed: of the draws.
+    """
+    plan = policy.sample(len(images), generator=torch.Generator().manual_seed(seed))
+    images = images.cpu()
+    return (apply(images, plan).float() - images.float()).abs().mean().item() / 255
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far the parameters of one relaxed policy lie from those of another.
+
+    Attributes:
+        selection: total variation distance of the selections, in [0, 1], mean over stages.
+        probability: mean absolute difference.
+        magnitude: mean absolute difference, over operations that have a magnitude.
+    """
+
+    selection: float
+    probability: float
+    magnitude: float
+
+    @classmethod
+    def between(cls, one: RelaxedPolicy, other: RelaxedPolicy) -> "Distance":
+        """The distance of ``one`` from ``other``, of the same shape."""
+        with torch.no_grad():
+            has_magnitude = torch.tensor([OPERATIONS[name].has_magnitude for name in one.operations])
+            magnitude = (one.magnitudes.cpu() - other.magnitudes.cpu()).abs()[..., has_magnitude]
+            return cls(
+                selection=((one.selection.cpu() - other.selection.cpu()).abs().sum(-1) / 2).mean().item(),
+                probability=(one.probabilities.cpu() - other.probabilities.cpu()).abs().mean().item(),
+                magnitude=magnitude.mean().item() if magnitude.numel() else 0.0,
+            )
+
+
+def random_distance(policy: RelaxedPolicy, *, pairs: int = 20) -> Distance:
+    """Mean distance between independent random starts of the shape and temperature of ``policy``: the yardstick."""
+    generator = torch.Generator().manual_seed(0)
+    sub_policies, stages, _ = policy.weights.shape
+
+    def start() -> RelaxedPolicy:
+        return RelaxedPolicy(
+            sub_policies,
+            stages,
+            selection_temperature=policy.selection_temperature,
+            operations=policy.operations,
+            generator=generator,
+        )
+
+    distances = [Distance.between(start(), start()) for _ in range(pairs)]
+    return Distance(
+        *(
+            sum(getattr(distance, field) for distance in distances) / pairs
+            for field in ("selection", "probability", "magnitude")
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A strength that was tried, and what small networks trained with its policy did on held-out images.
+
+    Attributes:
+        fraction: of the strength of the random start that it should have; 0 is no augmentation.
+        target: the same as a strength, in [0, 1].
+        strength: of its policy as it is exported.
+        error: of networks trained with it, on held-out images, in [0, 1], mean over the folds.
+        loss: their cross entropy there, mean over the folds.
+        chosen: whether its policy is the one that was kept.
+        uniform: of a uniform policy, which took no search, the group of its operations; None for the others.
+    """
+
+    fraction: float
+    target: float
+    strength: float
+    error: float
+    loss: float
+    chosen: bool = False
+    uniform: str | None = None
+
+
+def best_trial(trials: Sequence[Trial], images: int) -> int:
+    """Index of the policy to keep.
+
+    Of those searched and of none, the one with the fewest errors; of equal ones, that with the smaller cross entropy.
+    (Not by cross entropy alone, of which augmentation costs a short training some also where it makes fewer errors.) A
+    uniform policy, which took no search, takes its place only where it is better by more than the standard error of
+    the difference.
+
+    Args:
+        trials: one or more, not all of them uniform.
+        images: held-out images that each was tested on.
+
+    Example:
+        >>> searched, uniform = Trial(1.0, 0.1, 0.1, 0.04, 0.2), Trial(1.0, 0.1, 0.1, 0.03, 0.2, uniform="all")
+        >>> best_trial([searched, uniform], images=150), best_trial([searched, uniform], images=10_000)
+        (0, 1)
+    """
+    ranked = sorted(range(len(trials)), key=lambda i: (trials[i].error, trials[i].loss))
+    best = next(i for i in ranked if trials[i].uniform is None)
+    first = trials[ranked[0]].error
+    deviation = math.sqrt((first * (1 - first) + trials[best].error * (1 - trials[best].error)) / images)
+    return ranked[0] if trials[best].error - first > deviation else best
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a search did to its policy.
+
+    Attributes:
+        drift: distance of the parameters from their start, as a fraction of the distance between two random starts;
+            the mean of the three fractions of selection, probability and magnitude.
+        distance: the three distances from the start themselves.
+        strength_start: mean displacement of the images under the start, in [0, 1].
+        strength_end: the same under the end.
+        entropy_start: selection entropy of the start, in [0, 1].
+        entropy_end: the same of the end.
+        share_start: effective share of each operation at the start.
+        share_end: the same at the end.
+        accuracy_clean: of the class head on real images, training mode, mean over the last epoch.
+        accuracy_augmented: the same on augmented images.
+        chance: accuracy of guessing, 1 / classes; of pixels, the share of the most frequent class.
+        accuracy_classifier: of the class head on real images in the last epoch of its own training, which comes before
+            the search; None if it had none.
+        trials: the strengths that were tried; empty where the strength was not held.
+        of: what accuracies and errors count, "images" or the "pixels" of masks.
+    """
+
+    drift: float
+    distance: Distance
+    strength_start: float
+    strength_end: float
+    entropy_start: float
+    entropy_end: float
+    share_start: dict[str, float]
+    share_end: dict[str, float]
+    accuracy_clean: float
+    accuracy_augmented: float
+    chance: float
+    accuracy_classifier: float | None = None
+    trials: tuple[Trial, ...] = ()
+    of: str = "images"
+
+    @property
+    def close_to_start(self) -> bool:
+        """Whether the policy ended near its random start; one that lost its strength did not."""
+        return self.drift < CLOSE_TO_START and not self.collapsed
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the policy lost most of its strength, or of the one that it was to be held at."""
+        wanted = self.strength_start if self.chosen is None else self.chosen.target
+        return self.strength_end < COLLAPSED * wanted
+
+    @property
+    def chosen(self) -> Trial | None:
+        """The trial whose policy was kept, where strengths were tried."""
+        return next((trial for trial in self.trials if trial.chosen), None)
+
+    @property
+    def nothing_chosen(self) -> bool:
+        """Whether no augmentation was chosen over all that was searched."""
+        return self.chosen is not None and not self.chosen.fraction
+
+    @property
+    def guard_untrained(self) -> bool:
+        """Whether the classifier that is to guard the classes has hardly learned them."""
+        return 1 - self.accuracy_clean > (1 - self.chance) / GUARD_MARGIN
+
+    def verdict(self) -> str:
+        """The diagnosis in plain words, several lines."""
+        lines = []
+        moved = f"{self.drift:.0%} of the distance between two random starts"
+        if self.close_to_start:
+            lines.append(f"Close to the random start: the parameters moved {moved}.")
+        else:
+            lines.append(f"The parameters moved {moved}.")
+        change = f"mean displacement of the images {self.strength_start:.3f} at the start, {self.strength_end:.3f} now"
+        if self.nothing_chosen:
+            lines.append(f"No augmentation was best on held-out images, so this policy does nothing: {change}.")
+        elif self.chosen is not None and self.chosen.uniform:
+            lines.append(
+                f"The uniform policy of the group {self.chosen.uniform}, which takes no search, was best on held-out "
+                f"images, so it is this policy: {change}."
+            )
+        elif self.collapsed:
+            lines.append(f"Collapsed to the identity: {change}. The objective is best served by doing nothing.")
+        else:
+            lines.append(f"Strength held: {change}.")
+        of = "" if self.of == "images" else f"the {self.of} of "
+        clean = f"{self.accuracy_clean:.0%} of {of}clean images right (chance {self.chance:.0%})"
+        if self.guard_untrained:
+            lines.append(f"The classifier has hardly learned the classes: {clean}; it guards next to nothing.")
+        else:
+            lines.append(f"The classifier has {clean}, {self.accuracy_augmented:.0%} of augmented ones.")
+        lines.append(
+            f"Selection entropy {self.entropy_start:.2f} at the start, {self.entropy_end:.2f} now (1: all alike)."
+        )
+        changes = {name: self.share_end[name] - share for name, share in self.share_start.items()}
+        ranked = sorted(changes, key=lambda name: changes[name])
+        lost = [name for name in ranked if changes[name] < 0][:3]
+        gained = [name for name in reversed(ranked) if changes[name] > 0][:3]
+        for verb, names in (("Lost", lost), ("Gained", gained)):
+            if names:
+                lines.append(f"{verb} most share: {', '.join(map(self._change, names))}.")
+        if self.trials:
+            errors = ", ".join(
+                f"{trial.error:.1%} "
+                + (f"at {trial.strength:.3f}" if trial.fraction else "without augmentation")
+                + (f" (uniform, {trial.uniform})" if trial.uniform else "")
+                for trial in self.trials
+            )
+            kind = "error" if self.of == "images" else f"error of {self.of}"
+            lines.append(f"Held-out {kind} of small networks, by the strength of the policy they had: {errors}.")
+            kept = self.chosen
+            if kept is not None and any(trial.uniform and trial.error < kept.error for trial in self.trials):
+                lines.append("A uniform policy had fewer errors than the one kept, by no more than a standard error.")
+            lines.append("Whether the policy helps a larger network is not measured; compare it with a random one.")
+        else:
+            lines.append("Whether the policy helps training is not measured by a search; compare it with a random one.")
+        return "\n".join(lines)
+
+    def _change(self, name: str) -> str:
+        return f"{name} {self.share_start[name]:.3f} → {self.share_end[name]:.3f}"

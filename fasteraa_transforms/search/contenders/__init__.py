@@ -1,0 +1,1 @@
+"""The policies that a search compares, and how it compares them."""

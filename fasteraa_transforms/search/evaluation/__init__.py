@@ -1,0 +1,1 @@
+"""Augmentations compared by training networks with them."""

@@ -1,0 +1,1 @@
+"""The networks of a search, and how they are trained."""

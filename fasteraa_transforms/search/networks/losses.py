@@ -1,0 +1,118 @@
+"""The search on masks: a critic that classifies pixels, and the class loss of masks that the relaxed policy has moved.
+
+The geometry of a policy moves the masks with their images (`RelaxedPolicy.move_masks`), by operations whose gradients
+are those that it has for images: the loss knows what an operation does to the image and what to its mask.
+
+A *soft mask* is float [B, classes, H, W]: how much of each class a pixel has. It is the one-hot form of a mask, and
+after the policy a mixture of what its operations make of it. What a pixel lacks to 1 is ignored: all of a pixel without
+a class, and the share that comes from outside of the image. In use such pixels have the fill for masks.
+
+On masks the relaxed policy draws one operation a stage for each image, by a relaxed categorical variable of the same
+temperature as the gates (`RelaxedPolicy`, ``sample_selection``). The paper's sum of all operations (eq. 7) would give a
+pixel a sum of labels that no network predicts, as it sees the strongest image of the sum and little of the others: each
+operation that moves a mask would be punished for being one among many.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fasteraa_transforms.search.data.masks import IGNORED
+from fasteraa_transforms.search.networks.critic import shape_of_features
+from fasteraa_transforms.search.networks.second_order import speed_up
+
+
+def soft_targets(labels: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Labels [B] as they are; masks uint8 [B, H, W] as soft masks [B, classes, H, W], where ignored pixels are all 0.
+
+    Example:
+        >>> soft_targets(torch.tensor([[[1, 255]]], dtype=torch.uint8), 2).tolist()
+        [[[[0.0, 0.0]], [[1.0, 0.0]]]]
+    """
+    if labels.ndim == 1:
+        return labels
+    return (labels[:, None] == torch.arange(classes, device=labels.device)[:, None, None]).to(dtype)
+
+
+def class_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy of what `soft_targets` gives, mean over images, or over pixels by how much of them is not ignored.
+
+    Args:
+        logits: [B, classes], or [B, classes, H, W].
+        targets: int64 [B], or soft masks [B, classes, H, W], to which the loss is differentiable too.
+
+    Returns:
+        Scalar, 0 where all is ignored.
+
+    Example:
+        >>> masks = torch.tensor([[[1, 255]]], dtype=torch.uint8)
+        >>> logits = torch.tensor([[[[0.0, 9.0]], [[0.0, -9.0]]]])
+        >>> class_loss(logits, soft_targets(masks, 2))  # ln 2: the second pixel is ignored
+        tensor(0.6931)
+    """
+    if targets.ndim == 1:
+        return F.cross_entropy(logits, targets)
+    return -(targets * logits.log_softmax(1)).sum() / targets.sum().clamp(min=1)
+
+
+def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Share of images, or of pixels by how much of them is not ignored, whose likeliest class is right."""
+    if targets.ndim == 1:
+        return (logits.argmax(1) == targets).float().mean()
+    weight = targets.sum(1)  # [B, H, W]
+    return (weight * (logits.argmax(1) == targets.argmax(1))).sum() / weight.sum().clamp(min=1)
+
+
+def chance(masks: Tensor) -> float:
+    """Pixel accuracy of always answering with the most frequent class of masks uint8 [N, H, W].
+
+    Example:
+        >>> chance(torch.tensor([[[0, 0, 0, 1, 255]]], dtype=torch.uint8))
+        0.75
+    """
+    counts = torch.stack([mask.flatten().bincount(minlength=IGNORED + 1) for mask in masks]).sum(0)[:IGNORED]
+    return (counts.max() / counts.sum()).item()
+
+
+class SegmentationCritic(nn.Module):
+    """A backbone with a class head for each pixel, and a two-layer critic head on the mean of its feature map.
+
+    The class head is a 1×1 convolution whose logits are upsampled to the size of the images, bilinearly.
+
+    Args:
+        backbone: maps [B, C, H, W] to a feature map [B, F, h, w]; its layers are sped up in place, see `second_order`.
+        classes: number of classes.
+        image_shape: (C, H, W) of one image, to find F.
+
+    Raises:
+        ValueError: the backbone does not give a feature map [B, F, h, w].
+
+    Source: the heads of `Critic`; Long, Shelhamer and Darrell 2015, FCN-32s.
+
+    Example:
+        >>> from fasteraa_transforms.search.networks.critic import make_backbone
+        >>> backbone = make_backbone("small", 1, feature_map=True)
+        >>> critic = SegmentationCritic(backbone, classes=11, image_shape=(1, 32, 32))
+        >>> score, logits = critic(torch.rand(4, 1, 32, 32))
+        >>> score.shape, logits.shape
+        (torch.Size([4]), torch.Size([4, 11, 32, 32]))
+    """
+
+    def __init__(self, backbone: nn.Module, *, classes: int, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        shape = shape_of_features(backbone, image_shape)
+        if len(shape) != 4:
+            raise ValueError(
+                f"for masks the backbone should give a feature map [B, F, h, w], but gave {list(shape)} instead"
+            )
+        width = shape[1]
+        self.classes = classes
+        self.backbone = speed_up(backbone)
+        self.class_head = nn.Conv2d(width, classes, 1)
+        self.critic_head = nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(0.2), nn.Linear(width, 1))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Score [B], the higher the more real, and class logits [B, classes, H, W], of images [B, C, H, W]."""
+        features = self.backbone(images)
+        logits = F.interpolate(self.class_head(features), images.shape[2:], mode="bilinear", align_corners=False)
+        return self.critic_head(features.mean((2, 3))).squeeze(1), logits

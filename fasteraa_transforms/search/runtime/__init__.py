@@ -1,0 +1,1 @@
+"""Processes, folders and devices of a run."""

@@ -1,0 +1,195 @@
+"""The site: what it makes of the code, a reference without gaps, and no link that leads nowhere."""
+
+import importlib
+import re
+import sys
+from collections.abc import Callable
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fasteraa_transforms
+from fasteraa_transforms import OPERATIONS, Policy, search
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+def _extension(name: str) -> ModuleType:
+    sys.path.insert(0, str(DOCS / "_extensions"))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.pop(0)
+
+
+@pytest.fixture
+def generated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    module = _extension("generated")
+    monkeypatch.setattr(module, "PICTURES", tmp_path / "pictures")
+    return module
+
+
+@pytest.fixture(scope="module")
+def documented() -> set[str]:
+    """The names that the pages of the reference have an entry for."""
+    text = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.rst"))
+    # The docstring of a dictionary is found only where it is defined, so the entry of OPERATIONS is written out.
+    written = re.findall(r"^\.\. py:data:: (\w+)", text, re.MULTILINE)
+    found = re.findall(r"^\.\. auto\w+:: ([\w.]+)", text, re.MULTILINE)
+    return {*found, *(f"fasteraa_transforms.{name}" for name in written)}
+
+
+@pytest.mark.parametrize("module", [fasteraa_transforms, search])
+def test_every_public_name_is_in_the_reference(module: ModuleType, documented: set[str]) -> None:
+    assert {f"{module.__name__}.{name}" for name in module.__all__} - documented == set()
+
+
+def test_the_reference_documents_what_exists(documented: set[str]) -> None:
+    for name in documented:
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_operations_table_is_that_of_the_code() -> None:
+    lines = (DOCS / "operations.md").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| operation |")) + 2
+    found = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        names, parameter, signed, _ = (cell.strip() for cell in line.strip("|").split("|"))
+        for name in names.split(", "):
+            operation = OPERATIONS[name]
+            found.append(name)
+            assert signed == ("–" if not operation.has_magnitude else "yes" if operation.signed else "no"), name
+            if operation.has_magnitude:
+                assert f"{abs(operation.severest - operation.weakest):g}" in parameter, name
+                assert not operation.weakest or f"{operation.weakest:g} " in parameter, name
+            else:
+                assert parameter == "–", name
+    assert sorted(found) == sorted(OPERATIONS)
+
+
+def _links(page: Path) -> list[str]:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [target for target in re.findall(r"\]\(([^()\s]+)\)", text) if not re.match(r"#|\w+:", target)]
+
+
+def test_links_between_files_lead_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *DOCS.glob("*.md"), *ROOT.glob("cuda/*.md"), *ROOT.glob("search/**/*.md")]
+    links = [(page, target) for page in pages for target in _links(page)]
+    assert len(links) > 50
+    missing = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page, target in links
+        if not (page.parent / target.partition("#")[0]).exists()
+    ]
+    assert missing == []
+
+
+def test_pictures_of_the_operations(generated: ModuleType) -> None:
+    rows = [line for line in generated.operations().splitlines() if line.startswith("| {py:func}")]
+    for name, operation in OPERATIONS.items():
+        mine = [row for row in rows if f".functional.{name}>`" in row]
+        assert len(mine) == 1 + operation.signed
+        for row in mine:
+            assert row.count("![") == (len(generated.MAGNITUDES) if operation.has_magnitude else 1)
+            assert row.count("|") == 2 + len(generated.MAGNITUDES)
+    assert "![rotate 30](/pictures/rotate-1.webp)<br>30" in "\n".join(rows)
+    assert "![rotate -30](/pictures/rotate-minus-1.webp)<br>-30" in "\n".join(rows)
+
+    def pixels(name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
+        with Image.open(generated.PICTURES / f"{name}.webp") as picture:
+            return np.asarray(picture.convert("RGB"), dtype=np.int16)
+
+    original = pixels("rotate-0")
+    for name, expected in (("flip", original[:, ::-1]), ("invert", 255 - original), ("solarize-1", 255 - original)):
+        assert abs(pixels(name) - expected).mean() < 6, name  # the files are lossy
+    changes = [abs(pixels(f"contrast-{magnitude:g}") - original).mean() for magnitude in generated.MAGNITUDES]
+    assert changes == sorted(changes)
+    assert changes[-1] > 10
+
+
+def test_every_shipped_policy_is_shown(generated: ModuleType) -> None:
+    text = generated.policies()
+    folder = files("fasteraa_transforms") / "policies"
+    names = [entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json")]
+    assert re.findall(r"^## (\S+)$", text, re.MULTILINE) == sorted(names)
+    for name in names:
+        policy = Policy.from_json((folder / f"{name}.json").read_text())
+        assert text.count(f"### {name}, sub-policy ") == len(policy)
+        assert len(list(generated.PICTURES.glob(f"{name}-[0-9]*-[01].webp"))) == 2 * len(policy)
+
+
+def test_a_policy_without_provenance_is_shown(generated: ModuleType) -> None:
+    candidates = [{"operation": name, "weight": 1, "probability": 0.5} for name in ("flip", "invert", "equalize")]
+    solarize = {"operation": "solarize", "weight": 5, "probability": 1, "magnitude": 0.5}
+    sub_policies = [[[*candidates, solarize, *candidates]]]
+    lines = list(generated._policy("mine", Policy(sub_policies)))
+    assert "| size | 1 sub-policies of 1 stages, 7 candidates |" in lines
+    assert not any("said of itself" in line for line in lines)
+    (stage,) = (line for line in lines if line.startswith("- stage"))
+    assert stage == (
+        "- stage 0: solarize 45% (applied 1.00; 128 level), flip 9% (applied 0.50), invert 9% (applied 0.50), "
+        "equalize 9% (applied 0.50), 3 more, together 27%"
+    )
+
+
+@pytest.mark.parametrize("size", [48, [48, 48]])
+def test_the_images_of_a_policy_are_told(size: object, generated: ModuleType) -> None:
+    flip = {"operation": "flip", "weight": 1, "probability": 0.5}
+    provenance = {"dataset": "pets", "images": 4000, "settings": {"image_size": None}, "recipe": {"image_size": size}}
+    lines = generated._policy("mine", Policy([[[flip]]], provenance=provenance))
+    assert "| images | 4,000 of pets, at 48 × 48 pixels |" in lines
+
+
+def test_command_line_has_every_option(generated: ModuleType) -> None:
+    text = generated.command_line()
+    for option in ("--tile", "--preset", "--classifier-epochs", "--resume", "--policies", "--split-seed"):
+        assert re.search(rf"^ +{option}\b", text, re.MULTILINE), option
+    for name in ("show", "diff"):
+        assert f"usage: python -m fasteraa_transforms {name} [-h]" in text
+    assert max(map(len, text.splitlines())) <= 88
+
+
+@pytest.fixture
+def link() -> Callable[..., str]:
+    pytest.importorskip("sphinx", reason="the site needs the extra docs")
+    return partial(_extension("pages")._with_links, source="docs/evaluation.md", source_url="")
+
+
+def test_links_lead_to_pages(link: Callable[..., str]) -> None:
+    assert link("[a](search.md#measured)") == "[a](/searching.md#measured)"
+    assert link("[a\nb](../cuda/README.md)") == "[a\nb](/kernels.md)"
+    assert link("[a](../README.md)") == "[a](/index.md)"
+    assert link("[a](../README.md#what-was-measured)") == "[a](/measured.md#what-was-measured)"
+    assert link("[a](docs/targets.md)", source="CHANGELOG.md") == "[a](/targets.md)"
+    assert link("![a](docs/images/cifar10.png)", source="README.md") == "![a](/images/cifar10.png)"
+    for unchanged in (
+        "[a](#measured)",
+        "[a](https://example.org/x.md)",
+        "[a](/images/x.png)",
+        "`a[0](b)`",
+        "```\na[0](b)\n```",
+    ):
+        assert link(unchanged) == unchanged
+
+
+def test_links_to_files_that_are_no_pages(link: Callable[..., str]) -> None:
+    file, folder = "[rows](../search/strength/rows.jsonl)", "[runs](../search/strength)"
+    assert link(file) == "[rows](path:/../search/strength/rows.jsonl)"
+    assert link(folder) == "runs (`search/strength`)"
+    url = "https://example.org/blob/main/"
+    assert link(file, source_url=url) == "[rows](https://example.org/blob/main/search/strength/rows.jsonl)"
+    assert link(folder, source_url=url) == "[runs](https://example.org/blob/main/search/strength)"
+
+
+def test_links_that_lead_nowhere_are_warned_of(link: Callable[..., str], caplog: pytest.LogCaptureFixture) -> None:
+    assert link("[a](missing.md)") == "a"
+    assert "docs/evaluation.md links to missing.md, which does not exist" in caplog.text

@@ -1,0 +1,431 @@
+"""The report of a run: what it says, that it is one safe page, and how it lies in a browser; affinity and diversity."""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections import Counter
+from html import escape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fasteraa_transforms import Policy
+from fasteraa_transforms.operations.table import OPERATIONS
+from fasteraa_transforms.policy.pictures import tile
+from fasteraa_transforms.relaxed import RelaxedPolicy
+from fasteraa_transforms.search import Digits, Settings, load_images, search
+from fasteraa_transforms.search.algorithm.wasserstein import STEP_METRICS
+from fasteraa_transforms.search.data.images import ImageSet
+from fasteraa_transforms.search.evaluation.affinity import AffinityDiversity, affinity_and_diversity
+from fasteraa_transforms.search.report import page as report
+
+NASTY = "<script>alert('x')</script> & \"<img src=x onerror=alert(1)>"
+VERDICT = ["Collapsed to the identity: 0.1 → 0.0.", f"Of {NASTY}."]
+VOID = {"meta", "img", "br", "wbr", "path", "use", "rect"}
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def pixels(*shape: int) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=seeded())
+
+
+def metrics(epochs: int = 3) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for epoch in range(epochs + 1):
+        measured = dict.fromkeys(STEP_METRICS, 0.5 / epoch) if epoch else {}
+        if epoch:
+            rows.append({"kind": "step", "epoch": epoch, "step": epoch} | measured)
+        share = {name: 0.01 + 0.01 * n * epoch / epochs for n, name in enumerate(OPERATIONS)}
+        rows.append(
+            {"kind": "epoch", "epoch": epoch, "step": epoch, "strength": 0.1, "drift": 0.1, "entropy": 0.4}
+            | {"share": share, **measured}
+        )
+    return rows
+
+
+def some_policy(sub_policies: int = 3) -> Policy:
+    provenance = {"dataset": NASTY, "settings": {"critic": f"{NASTY}:net", "betas": [0.0, 0.999], "padding": None}}
+    return RelaxedPolicy(sub_policies, 2, generator=seeded()).to_policy(f"pets {NASTY}", provenance=provenance)
+
+
+class Page(HTMLParser):
+    """A page taken apart; fails where tags do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: list[tuple[str, str]] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.append((self.open[-1] if self.open else "", data.strip()))
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def tables(self) -> list[list[list[str]]]:
+        """Rows of cells of each table."""
+        return [
+            [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in re.findall(r"<tr>(.*?)</tr>", table)]
+            for table in re.findall(r"<table>(.*?)</table>", self.rawdata_whole, re.DOTALL)
+        ]
+
+    rawdata_whole = ""
+
+
+def make_page(policy: Policy | None = None, images: Tensor | None = None) -> tuple[str, Page]:
+    text = report.page(
+        policy or some_policy(),
+        verdict=VERDICT,
+        metrics=metrics(),
+        images=pixels(4, 3, 20, 20) if images is None else images,
+        source={"dataset": NASTY, "shards": [NASTY, "b.tar"]},
+    )
+    page = Page(text)
+    page.rawdata_whole = text
+    return text, page
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[str, Page]:
+    return make_page()
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_is_one_file_without_scripts(made: tuple[str, Page]) -> None:
+    text, page = made
+    assert text.startswith("<!doctype html>")
+    names = {name for name, _ in page.tags}
+    assert not names & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    for name, attributes in page.tags:
+        for key, value in attributes.items():
+            assert not key.startswith("on"), (name, key)
+            if key in ("src", "href", "xlink:href", "action", "data", "poster"):
+                assert value is not None
+                assert value.startswith(("data:image/png;base64,", "#")), (name, key, value[:80])
+    assert not re.findall(r"url\((?!#)|@import", text)
+    (policy,) = [each["content"] for each in page.all("meta") if each.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def test_names_of_users_are_text(made: tuple[str, Page]) -> None:
+    text, page = made
+    assert "<script" not in text
+    assert "<img src=x" not in text
+    whole = " ".join(each for _, each in page.texts)
+    assert whole.count(NASTY) >= 6  # title, heading, verdict, source twice, dataset, critic
+    assert f"Search of pets {NASTY}" in [each for tag, each in page.texts if tag == "h1"]
+
+
+def test_the_verdict_comes_first(made: tuple[str, Page]) -> None:
+    _, page = made
+    paragraphs = [each for tag, each in page.texts if tag == "p"]
+    assert paragraphs[:2] == VERDICT
+    body = [tag for tag, _ in page.tags]
+    assert body[body.index("body") + 1 :][:4] == ["h1", "section", "p", "p"]
+
+
+def test_curves_take_the_colour_of_the_page_and_do_not_clash(made: tuple[str, Page]) -> None:
+    text, page = made
+    assert len(page.all("svg")) == 4
+    assert [each["aria-label"] for each in page.all("div") if "aria-label" in each] == [
+        "curves: losses",
+        "curves: accuracies",
+        "curves: policy",
+        "curves: shares",
+    ]
+    svgs = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    for svg in svgs:
+        assert "currentColor" in svg
+        assert "#010203" not in svg
+        assert not re.search(r"fill: ?(#ffffff|white)", svg)
+    clips = Counter(each for svg in svgs for each in re.findall(r'<clipPath id="(.*?)"', svg))
+    assert len(clips) >= 4
+    assert set(clips.values()) == {1}
+    words = {each for tag, each in page.texts if tag == "text"}
+    assert {"wasserstein", "accuracy_augmented", "sample_pairing", "epoch"} <= words
+    assert make_page()[0] == text  # nothing random, no time
+
+
+def test_the_table_of_operations(made: tuple[str, Page]) -> None:
+    head, *rows = made[1].tables()[0]
+    assert head == ["operation", "start", "end", "change"]
+    assert [row[0] for row in rows] == list(OPERATIONS)
+    assert rows[3] == ["translate_y", "0.0100", "0.0400", "+300%"]
+
+
+def test_the_table_of_the_policy(made: tuple[str, Page]) -> None:
+    head, *rows = made[1].tables()[1]
+    assert head == ["sub-policy", "stage", "operation", "chosen", "probability", "magnitude", "that is"]
+    expected = [
+        (i, k, each)
+        for i, sub_policy in enumerate(some_policy().sub_policies)
+        for k, stage in enumerate(sub_policy)
+        for each in stage
+    ]
+    assert len(rows) == len(expected)
+    for i, k, each in expected:
+        (row,) = [row for row in rows if row[:3] == [str(i), str(k), each.operation]]
+        assert row[3] == f"{each.weight:.1%}"
+        assert float(row[4]) == pytest.approx(each.probability, abs=0.005)
+        assert row[5] == ("-" if each.magnitude is None else f"{each.magnitude:.2f}")
+    shares = [float(row[3][:-1]) for row in rows if row[:2] == ["0", "0"]]
+    assert shares == sorted(shares, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("operation", "magnitude", "sign", "expected"),
+    [
+        ("rotate", 0.4, None, "± 12 degrees"),
+        ("rotate", 0.4, -1, "-12 degrees"),
+        ("contrast", 0.5, None, "1 ± 0.45 factor"),
+        ("contrast", 0.5, -1, "0.55 factor"),
+        ("contrast", 0.5, 1, "1.45 factor"),
+        ("solarize", 0.25, None, "192 level"),
+        ("posterize", 1.0, None, "4 bits"),
+        ("cutout", 0.5, None, "0.1 of the width"),
+        ("flip", None, None, "-"),
+    ],
+)
+def test_what_a_magnitude_stands_for(operation: str, magnitude: float | None, sign: int | None, expected: str) -> None:
+    candidate: dict[str, Any] = {"operation": operation, "weight": 1, "probability": 0.5}
+    if magnitude is not None:
+        candidate["magnitude"] = magnitude
+    if sign is not None:
+        candidate["sign"] = sign
+    _, page = make_page(Policy([[[candidate]]]))
+    assert page.tables()[1][1][6] == expected
+
+
+def test_the_settings(made: tuple[str, Page]) -> None:
+    rows = dict(made[1].tables()[2])
+    assert rows["source.dataset"] == escape(NASTY)
+    assert rows["source.shards"] == f"{escape(NASTY)}, b.tar"
+    assert rows["settings.betas"] == "0.0, 0.999"
+    assert rows["settings.padding"] == "as fits the dataset"
+    assert rows["settings.critic"] == f"{escape(NASTY)}:net"
+
+
+def pictures_of(page: Page) -> list[Image.Image]:
+    sources = [each["src"] or "" for each in page.all("img")]
+    return [Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) for source in sources]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_pictures_show_originals_beside_what_sub_policies_make_of_them(channels: int) -> None:
+    images = pixels(4, channels, 20, 24)
+    invert = {"operation": "invert", "weight": 1, "probability": 1}
+    flip = {"operation": "flip", "weight": 1, "probability": 1}
+    text, page = make_page(Policy([[[invert]], [[flip]]]), images)
+    found = pictures_of(page)
+    shown = images[:, :3] if channels >= 3 else images[:, :1]
+    assert len(found) == 2 * 2 * 4
+    for i, change in enumerate((lambda image: 255 - image, lambda image: image.flip(2))):
+        for j in range(2):
+            original, *augmented = found[8 * i + 4 * j : 8 * i + 4 * j + 4]
+            assert original.tobytes() == tile(shown[j], 96).tobytes()
+            for each in augmented:
+                assert each.tobytes() == tile(change(shown[j]), 96).tobytes()
+    labels = [each["alt"] for each in page.all("img")]
+    assert labels == (["original"] + ["invert"] * 3) * 2 + (["original"] + ["flip"] * 3) * 2
+    assert "2 of 2 sub-policies" in text
+
+
+def test_of_many_sub_policies_some_are_in_pictures_and_all_in_the_table() -> None:
+    flip = {"operation": "flip", "weight": 1, "probability": 0.5}
+    text, page = make_page(Policy([[[flip]]] * 30), pixels(1, 3, 8, 8))
+    assert "25 of 30 sub-policies" in text
+    assert len(page.all("img")) == 25 * 4  # there is one image to show
+    assert len(page.tables()[1]) == 1 + 30
+
+
+# --- the page of a run ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_its_report(tmp_path: Path) -> None:
+    settings = Settings.paper(epochs=1, batch_size=32, num_images=64, image_size=12, padding=1, sub_policies=2)
+    policy = search(
+        Digits(), settings, out=tmp_path, progress=False, affinity_diversity=True, name=NASTY, source={"dataset": "x"}
+    )
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    saved = json.loads((tmp_path / "diagnosis.json").read_text())
+    paragraphs = [each for tag, each in page.texts if tag == "p"]
+    assert paragraphs[: len(saved["verdict"])] == saved["verdict"]
+    assert saved["verdict"][-2].startswith("Affinity ")
+    assert saved["verdict"][-1].startswith("Diversity ")
+    assert "<script" not in text
+    measured = policy.provenance["affinity_diversity"]
+    assert len(measured["affinity"]) == len(measured["diversity"]) == 3
+    assert Policy.load(tmp_path / "policy.json").provenance == policy.provenance
+    page.rawdata_whole = text
+    rows = dict(page.tables()[2])
+    assert rows["versions.torch"] == torch.__version__.partition("+")[0] or rows["versions.torch"] == torch.__version__
+    assert rows["images"] == "64"
+    assert len(page.all("img")) == 2 * 8
+
+
+# --- in a browser -----------------------------------------------------------------------------------------------------
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+PROBE = """<!doctype html><body style="margin:0"><iframe id="page" width="{width}" height="800" style="border:0"
+srcdoc="{page}"></iframe><script>
+onload = () => {{
+  const page = document.getElementById("page").contentDocument, root = page.documentElement;
+  const boxes = [...page.querySelectorAll(".scroll")], images = [...page.images];
+  const wide = [...page.querySelectorAll("body *")].filter(
+    each => !each.closest(".scroll") && each.getBoundingClientRect().right > {width} + 0.5);
+  const found = {{
+    width: root.clientWidth, content: root.scrollWidth, wide: wide.map(each => each.tagName),
+    scrolling: boxes.map(each => each.scrollWidth > each.clientWidth), images: images.length,
+    shown: images.filter(each => each.naturalWidth && each.getBoundingClientRect().width >= 48).length,
+    curves: [...page.querySelectorAll(".curves svg")].map(each => each.getBoundingClientRect().width),
+    paper: getComputedStyle(page.body).backgroundColor, ink: getComputedStyle(page.body).color,
+    title: getComputedStyle(page.querySelector("svg text")).fill,
+    smallest: Math.min(...[...page.querySelectorAll("p, td, figcaption, svg text")].map(each => {{
+      const scale = each.ownerSVGElement ? each.getScreenCTM().a : 1;
+      return scale * parseFloat(getComputedStyle(each).fontSize);
+    }})),
+  }};
+  document.body.textContent = "FOUND" + JSON.stringify(found) + "END";
+}};
+</script></body>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_page_in_a_browser(width: int, dark: bool, made: tuple[str, Page], tmp_path: Path) -> None:
+    probe = tmp_path / "probe.html"
+    probe.write_text(PROBE.format(width=width, page=escape(made[0])), encoding="utf-8")
+    assert BROWSER is not None
+    result = subprocess.run(
+        [
+            BROWSER,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            f"--window-size={width + 200},900",
+            f"--blink-settings=preferredColorScheme={0 if dark else 1}",
+            "--dump-dom",
+            probe.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"HOME": str(tmp_path)},
+    )
+    match = re.search(r"FOUND(.*)END", result.stdout)
+    assert match is not None, result.stderr
+    found = json.loads(match[1].replace("&amp;", "&"))
+    assert found["content"] <= found["width"]  # the page itself does not scroll sideways
+    assert found["width"] > width - 20
+    assert found["wide"] == []
+    assert found["shown"] == found["images"] == 3 * 8
+    assert len(found["curves"]) == 4
+    assert all(280 < each <= width for each in found["curves"])
+    assert found["smallest"] > 8
+    assert any(found["scrolling"]) == (width == 360)
+    paper, ink, title = (sum(map(int, re.findall(r"\d+", found[key])[:3])) for key in ("paper", "ink", "title"))
+    assert (paper < ink) == dark
+    assert abs(paper - ink) > 500  # of 765
+    assert title == ink
+
+
+# --- affinity and diversity -------------------------------------------------------------------------------------------
+
+
+def shapes(count: int = 200) -> ImageSet:
+    """Dark images of class 0, and their like inverted of class 1."""
+    labels = torch.arange(count) % 2
+    images = torch.randint(0, 100, (count, 1, 8, 8), generator=seeded()).to(torch.uint8)
+    return ImageSet(torch.where(labels[:, None, None, None] == 1, 255 - images, images), labels, 2)
+
+
+def always(name: str, probability: float = 1.0) -> Policy:
+    return Policy([[[{"operation": name, "weight": 1, "probability": probability}]]])
+
+
+def test_a_policy_that_does_nothing_has_no_affinity_to_lose() -> None:
+    found = affinity_and_diversity(always("flip", 0.0), shapes(), networks=2, epochs=15, batch_size=16)
+    assert found.affinity == (0.0, 0.0)
+    assert min(found.clean_accuracy) > 0.95
+    # The draws of starts, order and crops are the same, so the two networks are one.
+    assert found.augmented_loss == pytest.approx(found.clean_loss, rel=1e-5)
+
+
+def test_a_policy_that_turns_classes_into_each_other() -> None:
+    found = affinity_and_diversity(always("invert"), shapes(), networks=2, epochs=15, batch_size=16)
+    assert max(found.affinity) < -0.9  # on the clean network's accuracy
+    assert max(found.diversity) < 0.1  # always inverted images are as easy to learn
+    half = affinity_and_diversity(always("invert", 0.5), shapes(), networks=2, epochs=15, batch_size=16)
+    assert -0.7 < min(half.affinity) <= max(half.affinity) < -0.3
+    assert half.diversity == pytest.approx((0.69, 0.69), abs=0.1)  # nothing can be known: ln 2
+    assert half.clean_loss == found.clean_loss
+
+
+def test_affinity_repeats_by_seed_and_leaves_the_random_state() -> None:
+    data = load_images(Digits(), num_images=60)
+    before = torch.get_rng_state()
+    one, again, other = (
+        affinity_and_diversity(some_policy(), data, networks=1, epochs=2, padding=1, flip=True, seed=seed)
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert one == again
+    assert one != other
+
+
+def test_affinity_with_a_crop() -> None:
+    data = load_images(Digits(), num_images=60, size=(12, 12))
+    found = affinity_and_diversity(always("flip"), data, size=(8, 8), networks=1, epochs=1)
+    assert 0 <= found.clean_accuracy[0] <= 1
+
+
+def test_affinity_of_too_few_images() -> None:
+    with pytest.raises(ValueError, match=r"^data should hold 5 images or more, but got 4 instead$"):
+        affinity_and_diversity(always("flip"), shapes(4))
+
+
+def test_affinity_in_words() -> None:
+    found = AffinityDiversity((0.9, 0.94), (0.8, 0.8), (0.1, 0.1), (0.5, 0.7))
+    assert found.lines() == [
+        "Affinity -12.0 ± 2.8 points: a small network trained without the policy has 92.0 ± 2.8 % of held-out images "
+        "right, 80.0 ± 0.0 % of augmented ones (n = 2).",
+        "Diversity 0.600 ± 0.141: the final training loss with the policy, 0.100 ± 0.000 without (n = 2).",
+    ]
+    single = AffinityDiversity((0.9,), (0.8,), (0.1,), (0.5,))
+    assert single.lines()[1].endswith("0.100 without (n = 1).")
+    assert single.to_json()["affinity"] == pytest.approx([-0.1])
