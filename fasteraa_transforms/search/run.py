@@ -26,7 +26,7 @@ from fasteraa_transforms.search.algorithm.wasserstein import STEP_METRICS, Objec
 from fasteraa_transforms.search.contenders.validation import FOLDS, cross_validate
 from fasteraa_transforms.search.data.images import FOLDER_RECIPE, RECIPES, ImageSet, Recipe, Samples, load_images
 from fasteraa_transforms.search.evaluation.affinity import affinity_and_diversity as measure_affinity_and_diversity
-from fasteraa_transforms.search.networks.critic import Critic, fitting_backbone, make_backbone
+from fasteraa_transforms.search.networks.critic import Critic, fitting_critic, make_backbone
 from fasteraa_transforms.search.networks.losses import SegmentationCritic, chance
 from fasteraa_transforms.search.report import page as report
 from fasteraa_transforms.search.report import plots as pictures
@@ -225,7 +225,7 @@ class _Run:
         self.size = recipe.image_size or (height, width)
         self.probe = loaded.images[:512, :, : self.size[0], : self.size[1]]  # whose displacement is the strength
 
-        backbone = recipe.critic or fitting_backbone(self.size)
+        backbone = recipe.critic or fitting_critic(self.size)
         self.recipe = dataclasses.replace(recipe, critic=backbone)
 
         pixels = loaded.images.transpose(0, 1).flatten(1).double() / 255

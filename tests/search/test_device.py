@@ -21,7 +21,7 @@ from fasteraa_transforms.search import load_images
 from fasteraa_transforms.search.algorithm.wasserstein import Objective, SearchState, batches
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.evaluation.training import Split, Training, TrainingSettings
-from fasteraa_transforms.search.networks import table as models
+from fasteraa_transforms.search.networks import table
 from fasteraa_transforms.search.networks.critic import Critic, WideResNet
 from fasteraa_transforms.search.run import _adam
 
@@ -196,7 +196,7 @@ def test_nothing_waits_in_an_epoch_of_the_search(
 def test_one_value_is_waited_for_in_an_epoch_of_an_evaluation(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = load_images([(torch.full((3, 16, 16), 8 * i, dtype=torch.uint8), i % 2) for i in range(10)])
     settings = TrainingSettings(model="wrn10_1", epochs=3, batch_size=4, precision="float32")
-    monkeypatch.setitem(models.MODELS, "wrn10_1", models._wide(10, 1))
+    monkeypatch.setitem(table.NETWORKS, "wrn10_1", table.Network(table._wide(10, 1), ""))
     split = Split(data, data, (16, 16), padding=2, flip=True)
     training = Training(split, settings, lambda _: None, cutout_side=4, seed=0)
     if device == "meta":  # has neither the kernel of the optimizer nor generators nor autocast

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from torchvision.transforms.v2 import functional as tv
 
+from fasteraa_transforms.backends.epilogue import Epilogue
 from fasteraa_transforms.search.data.masks import IGNORED, MaskFolder, hold_masks, is_mask, read_mask
 from fasteraa_transforms.search.settings import find_callable
 
@@ -185,6 +186,40 @@ class ImageSet:
     def has_masks(self) -> bool:
         """Whether every pixel has a label."""
         return self.labels.ndim == 3
+
+    def __len__(self) -> int:
+        """Number of images N."""
+        return len(self.images)
+
+    def subset(self, index: Tensor) -> "ImageSet":
+        """The images at ``index``, int64 [M]."""
+        return ImageSet(self.images[index], self.labels[index], self.classes)
+
+    def to(self, device: torch.device) -> "ImageSet":
+        """The same images on another device."""
+        return ImageSet(self.images.to(device), self.labels.to(device), self.classes)
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel, over pixels in [0, 1]; a deviation is at least 1e-3.
+
+        Counted from a histogram of the 256 levels, so that it takes no memory beside the images.
+        """
+        levels = torch.arange(256, dtype=torch.float64) / 255
+        means, deviations = [], []
+        for channel in range(self.images.shape[1]):
+            counts = sum(
+                part[:, channel].flatten().bincount(minlength=256) for part in self.images.split(_COUNTED_AT_ONCE)
+            )
+            share = counts.cpu().double() / counts.sum().item()  # type: ignore[union-attr]
+            mean = (share * levels).sum()
+            means.append(mean.item())
+            deviations.append(max((share * (levels - mean).square()).sum().sqrt().item(), 1e-3))
+        return tuple(means), tuple(deviations)
+
+    def normaliser(self) -> Epilogue:
+        """What scales and normalises images of this set: uint8 [B, C, H, W] -> float32, channels last."""
+        mean, std = self.statistics()
+        return Epilogue(mean=mean, std=std, memory_format=torch.channels_last)
 
 
 def _is_map_style(dataset: Samples) -> bool:
@@ -360,6 +395,7 @@ def load_images(
     return ImageSet(torch.stack(images), torch.tensor([position[label] for label in targets]), len(classes))
 
 
+_COUNTED_AT_ONCE = 256  # images whose pixels are converted to count them
 _NAMED = 10  # unreadable images that a message names
 # What Pillow raises for torn files and those that are no images; a SyntaxError for some PNGs, a ValueError for PPMs.
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)

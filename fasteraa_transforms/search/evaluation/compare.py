@@ -31,7 +31,7 @@ from fasteraa_transforms.search.data.images import (
     open_dataset,
 )
 from fasteraa_transforms.search.evaluation.training import Augment, Split, Training, TrainingSettings, resolve
-from fasteraa_transforms.search.networks.critic import fitting_backbone
+from fasteraa_transforms.search.networks.critic import fitting_critic
 from fasteraa_transforms.search.runtime.folder import RunFolder, processor
 from fasteraa_transforms.search.runtime.world import World, join
 
@@ -354,7 +354,7 @@ class _Evaluation:
         self.counts = len(first.train.images), len(first.test.images)
         self.classes = first.train.classes
         if self.settings.model is None:
-            self.settings = dataclasses.replace(self.settings, model=fitting_backbone(first.size))
+            self.settings = dataclasses.replace(self.settings, model=fitting_critic(first.size))
 
     def run(self, seeds: int, paper: dict[str, float], progress: bool) -> list[dict[str, Any]]:
         from tqdm import tqdm

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from fasteraa_transforms.backends.epilogue import Epilogue
 from fasteraa_transforms.search.data.images import ImageSet, baseline
-from fasteraa_transforms.search.networks.table import make_model
+from fasteraa_transforms.search.networks.table import make_network as make_model
 from fasteraa_transforms.search.runtime.folder import RunFolder
 from fasteraa_transforms.search.settings import computes_in_bfloat16
 

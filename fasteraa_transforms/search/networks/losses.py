@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fasteraa_transforms.search.data.masks import IGNORED
-from fasteraa_transforms.search.networks.critic import shape_of_features
+from fasteraa_transforms.search.networks.backbones import shape_of_features
 from fasteraa_transforms.search.networks.second_order import speed_up
 
 

@@ -1,172 +1,200 @@
-"""The networks that augmentations are compared with: those of the paper, torchvision's, and one's own."""
+"""The networks of a search and of an evaluation, in one table.
 
-import importlib
+`NETWORKS` maps a name to its row; helps and error messages come from it. A backbone maps images [B, C, H, W] to features
+[B, F], or to a feature map [B, F, h, w]; `make_network` puts a class head on it.
+"""
+
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from fasteraa_transforms.search.networks.critic import WideResNet, small
+from fasteraa_transforms.search.networks.backbones import (
+    ResNet9,
+    WideResNet,
+    compact,
+    resnet50,
+    shape_of_features,
+    small,
+)
+from fasteraa_transforms.search.settings import find_callable
 
 
-class _Shake(torch.autograd.Function):
-    """α x + (1 - α) y forward, β and 1 - β backward, α and β uniform and drawn for each image."""
+@dataclass(frozen=True)
+class Network:
+    """One row of `NETWORKS`.
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
-        return torch.lerp(y, x, _weights(x))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        beta = _weights(gradients[0])
-        return beta * gradients[0], (1 - beta) * gradients[0]
-
-
-def _weights(x: Tensor) -> Tensor:
-    return torch.rand(len(x), 1, 1, 1, device=x.device, dtype=x.dtype)
-
-
-class _Shortcut(nn.Module):
-    """Halves the image by two paths, one of them shifted by a pixel, so that no pixel is lost."""
-
-    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-        self.conv1 = nn.Conv2d(channels_in, channels_out // 2, 1, bias=False)
-        self.conv2 = nn.Conv2d(channels_in, channels_out // 2, 1, bias=False)
-        self.norm = nn.BatchNorm2d(channels_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.relu()
-        shifted = F.pad(x, (-1, 1, -1, 1))
-        paths = [self.conv1(x[..., :: self.stride, :: self.stride])]
-        paths.append(self.conv2(shifted[..., :: self.stride, :: self.stride]))
-        return self.norm(torch.cat(paths, 1))
-
-
-class _ShakeBlock(nn.Module):
-    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
-        super().__init__()
-        self.branches = nn.ModuleList(
-            nn.Sequential(
-                nn.ReLU(),
-                nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False),
-                nn.BatchNorm2d(channels_out),
-                nn.ReLU(),
-                nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False),
-                nn.BatchNorm2d(channels_out),
-            )
-            for _ in range(2)
-        )
-        self.shortcut = None if channels_in == channels_out else _Shortcut(channels_in, channels_out, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        first, second = (branch(x) for branch in self.branches)
-        mixed = _Shake.apply(first, second) if self.training else (first + second) / 2
-        return mixed + (x if self.shortcut is None else self.shortcut(x))
-
-
-class ShakeShake(nn.Module):
-    """Shake-Shake 26 2×``width``d: two residual branches in each block, mixed at random, anew on the way back.
-
-    The mixture is drawn for each image ("Shake-Shake-Image"), from PyTorch's default generator of the device.
-
-    Args:
-        width: channels of the first of the three groups of four blocks.
-        channels: number of channels, C.
-        classes: number of classes.
-
-    Source: Gastaldi 2017, table 1; the layers are those of Fast AutoAugment's repository (shake_resnet.py), where the
-    first convolution has a bias and no normalisation.
-
-    Example:
-        >>> ShakeShake(8, channels=3, classes=10)(torch.rand(2, 3, 32, 32)).shape
-        torch.Size([2, 10])
+    Attributes:
+        backbone: ``(channels, feature_map=False) -> module``.
+        summary: what it is, for helps.
+        learning_rate: at its peak, for SGD with Nesterov momentum and batches of 128.
+        weight_decay: that goes with it.
+        large: whether bfloat16 pays on hardware that computes in it.
     """
 
-    def __init__(self, width: int, *, channels: int = 3, classes: int = 10) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(channels, 16, 3, 1, 1)]
-        channels_in = 16
-        for group in range(3):
-            for block in range(4):
-                layers.append(_ShakeBlock(channels_in, width * 2**group, 2 if group and not block else 1))
-                channels_in = width * 2**group
-        self.layers = nn.Sequential(*layers)
-        self.head = nn.Linear(channels_in, classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, classes] of images [B, C, H, W]."""
-        return self.head(self.layers(images).relu().mean((2, 3)))
+    backbone: Callable[..., nn.Module]
+    summary: str
+    learning_rate: float = 0.1
+    weight_decay: float = 5e-4
+    large: bool = True
 
 
-class _Colour(nn.Module):
-    """Grey images for a network that was made for three channels."""
+def _wide(depth: int, width: int) -> Callable[..., nn.Module]:
+    return lambda channels, feature_map=False: WideResNet(depth, width, channels=channels, feature_map=feature_map)
+
+
+def _resnet9(width: int, channels: int, *, feature_map: bool = False) -> nn.Module:
+    return ResNet9(width, channels=channels, feature_map=feature_map)
+
+
+# Learning rates and weight decays of the wide networks and of ResNet-50 are those of Fast AutoAugment's repository
+# (confs/*.yaml), which the paper follows (section 5.1).
+NETWORKS: dict[str, Network] = {
+    "small": Network(small, "three convolutions, for images as simple as digits", large=False),
+    "compact": Network(compact, "four convolutions with batch norm, a critic for a CPU", large=False),
+    "resnet9": Network(
+        partial(_resnet9, 32), "0.75 M parameters, fits thousands of small images; resnet9-WIDTH for others than 32"
+    ),
+    "wrn16_2": Network(_wide(16, 2), "WideResNet-16-2", weight_decay=2e-4),
+    "wrn40_2": Network(_wide(40, 2), "WideResNet-40-2, the paper's critic for CIFAR and SVHN", weight_decay=2e-4),
+    "wrn28_10": Network(_wide(28, 10), "WideResNet-28-10, for a GPU"),
+    "resnet50": Network(resnet50, "ResNet-50, the paper's critic for ImageNet", 0.05, 1e-4),
+}
+
+_WIDTH = re.compile(r"resnet9-([1-9]\d{0,3})")
+
+
+def find_network(name: str) -> Network | None:
+    """The row called ``name``; also ``resnet9-WIDTH``. None for other networks, which have no row.
+
+    Example:
+        >>> find_network("resnet9-16").backbone(3)(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 128])
+    """
+    if found := _WIDTH.fullmatch(name):
+        return Network(partial(_resnet9, int(found[1])), NETWORKS["resnet9"].summary)
+    return NETWORKS.get(name)
+
+
+def fitting_critic(size: tuple[int, int]) -> str:
+    """Name of the critic for images of (height, width): small up to 16 pixels, wrn40_2 up to 64, else resnet50."""
+    side = min(size)
+    return "small" if side <= 16 else "wrn40_2" if side <= 64 else "resnet50"
+
+
+def make_backbone(name: str, channels: int, *, feature_map: bool = False) -> nn.Module:
+    """The backbone called ``name``, with new weights.
+
+    Args:
+        name: a key of `NETWORKS`, ``resnet9-WIDTH``, or ``module:callable``, where the callable takes the number of
+            channels and returns a module that maps [B, C, H, W] to features [B, F], or to the feature map.
+        channels: number of channels, C.
+        feature_map: whether to map to a feature map [B, F, h, w] instead, for masks.
+
+    Raises:
+        ValueError: no such name, module or callable.
+
+    Example:
+        >>> make_backbone("small", 1)(torch.rand(2, 1, 8, 8)).shape
+        torch.Size([2, 256])
+    """
+    row = find_network(name)
+    if row is not None:
+        return row.backbone(channels, feature_map=feature_map)
+    if ":" not in name:
+        raise ValueError(f"critic should be one of {', '.join(NETWORKS)} or module:callable, but got {name!r} instead")
+    return find_callable("critic", name)(channels)
+
+
+class _Grey(nn.Module):
+    """Images of one channel as RGB ones, for networks that take only those."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images.expand(-1, 3, -1, -1)
 
 
-def _wide(depth: int, width: int) -> Callable[[int, int], nn.Module]:
-    return lambda channels, classes: nn.Sequential(
-        WideResNet(depth, width, channels=channels), nn.Linear(64 * width, classes)
-    )
-
-
-def _shake(width: int) -> Callable[[int, int], nn.Module]:
-    return lambda channels, classes: ShakeShake(width, channels=channels, classes=classes)
-
-
-MODELS: dict[str, Callable[[int, int], nn.Module]] = {
-    "small": lambda channels, classes: nn.Sequential(small(channels), nn.Linear(256, classes)),
-    "wrn40_2": _wide(40, 2),
-    "wrn28_10": _wide(28, 10),
-    "shake26_2x32d": _shake(32),
-    "shake26_2x96d": _shake(96),
-    "shake26_2x112d": _shake(112),
-}
-
-
-def make_model(name: str, *, channels: int = 3, classes: int = 10) -> nn.Module:
-    """The network called ``name``, with new weights.
+def make_network(name: str, *, channels: int = 3, classes: int = 10) -> nn.Module:
+    """The classifier called ``name``, with new weights.
 
     Args:
-        name: a key of `MODELS`; a classification model of torchvision, such as resnet50 (grey images go in as three
-            equal channels); or ``module:callable``, where the callable takes the numbers of channels and of classes
-            and returns a module.
-        channels: C of the images [B, C, H, W] it takes.
-        classes: of the logits [B, classes] it gives.
+        name: a key of `NETWORKS`; ``resnet9-WIDTH``; a classification model of torchvision, such as resnet18 (grey images
+            go in as three equal channels); or ``module:callable``, where the callable takes the numbers of channels and
+            of classes and returns a module.
+        channels: C of the images [B, C, H, W].
+        classes: of the logits [B, classes].
 
     Raises:
         ValueError: no such name, module or callable, or a model of torchvision for neither grey nor RGB images.
 
-    Source: Zagoruyko and Komodakis 2016 (wrn), Gastaldi 2017 (shake), He et al. 2016 (resnet50).
+    Source: Zagoruyko and Komodakis 2016 (wrn), He et al. 2016 (resnet50).
 
     Example:
-        >>> make_model("wrn40_2")(torch.rand(2, 3, 32, 32)).shape
+        >>> make_network("wrn40_2")(torch.rand(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
-    if name in MODELS:
-        return MODELS[name](channels, classes)
-    module, _, attribute = name.partition(":")
-    if attribute:
-        try:
-            factory = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"model {name!r} was not found: {error}") from error
+    row = find_network(name)
+    if row is not None:
+        backbone = row.backbone(channels)
+        (width,) = shape_of_features(backbone, (channels, 32, 32))[1:]
+        return nn.Sequential(backbone, nn.Linear(width, classes))
+    if ":" in name:
+        factory: Callable[[int, int], Any] = find_callable("model", name)
         return factory(channels, classes)
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise ValueError(
-            f"model should be one of {', '.join(MODELS)}, a classification model of torchvision such as resnet50, "
+            f"model should be one of {', '.join(NETWORKS)}, a classification model of torchvision such as resnet18, "
             f"or module:callable, but got {name!r} instead"
         )
     if channels not in (1, 3):
         raise ValueError(f"{name} takes images of 1 or 3 channels, but got {channels} instead")
     network = torchvision.models.get_model(name, weights=None, num_classes=classes)
-    return network if channels == 3 else nn.Sequential(_Colour(), network)
+    return network if channels == 3 else nn.Sequential(_Grey(), network)
+
+
+class PixelClassifier(nn.Module):
+    """A backbone with a class for each pixel: a 1×1 convolution whose logits are upsampled bilinearly.
+
+    Args:
+        backbone: maps [B, C, H, W] to a feature map [B, F, h, w].
+        classes: of the logits [B, classes, H, W].
+        width: F.
+
+    Source: Long, Shelhamer and Darrell 2015, FCN-32s.
+    """
+
+    def __init__(self, backbone: nn.Module, classes: int, width: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Conv2d(width, classes, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, classes, H, W] of images [B, C, H, W]."""
+        logits = self.head(self.backbone(images))
+        return F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)
+
+
+def make_pixel_network(name: str, *, channels: int = 3, classes: int = 2) -> nn.Module:
+    """The network called ``name`` with a class for each pixel.
+
+    Args:
+        name: as for `make_backbone`.
+        channels: C of the images [B, C, H, W].
+        classes: of the logits [B, classes, H, W].
+
+    Raises:
+        ValueError: no such name, or a backbone without a feature map.
+
+    Example:
+        >>> make_pixel_network("resnet9-8", channels=1)(torch.rand(2, 1, 32, 32)).shape
+        torch.Size([2, 2, 32, 32])
+    """
+    backbone = make_backbone(name, channels, feature_map=True)
+    shape = shape_of_features(backbone, (channels, 32, 32))
+    if len(shape) != 4:
+        raise ValueError(f"for masks {name} should give a feature map [B, F, h, w], but gave {list(shape)} instead")
+    return PixelClassifier(backbone, classes, shape[1])
