@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
 from fasteraa_transforms.operations import pillow as _pillow
+from fasteraa_transforms.operations.geometry import Affine
 
 _LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 
@@ -34,36 +35,6 @@ def _levels(images: Tensor) -> Tensor:
 # --- geometry ---------------------------------------------------------------------------------------------------------
 
 
-def _shear_x_matrix(shear: Tensor, height: int, width: int, whole: bool) -> tuple[Tensor, ...]:
-    zero, one = torch.zeros_like(shear), torch.ones_like(shear)
-    return one, shear, zero, zero, one, zero
-
-
-def _shear_y_matrix(shear: Tensor, height: int, width: int, whole: bool) -> tuple[Tensor, ...]:
-    zero, one = torch.zeros_like(shear), torch.ones_like(shear)
-    return one, zero, zero, shear, one, zero
-
-
-def _translate_x_matrix(fraction: Tensor, height: int, width: int, whole: bool) -> tuple[Tensor, ...]:
-    zero, one = torch.zeros_like(fraction), torch.ones_like(fraction)
-    shift = fraction * width
-    return one, zero, shift.trunc() if whole else shift, zero, one, zero
-
-
-def _translate_y_matrix(fraction: Tensor, height: int, width: int, whole: bool) -> tuple[Tensor, ...]:
-    zero, one = torch.zeros_like(fraction), torch.ones_like(fraction)
-    shift = fraction * height
-    return one, zero, zero, zero, one, shift.trunc() if whole else shift
-
-
-def _rotate_matrix(degrees: Tensor, height: int, width: int, whole: bool) -> tuple[Tensor, ...]:
-    # The arithmetic of `_geometry.rotate_matrix` step by step, rounding included: at 30° pixels lie on the border.
-    angle = -torch.deg2rad(degrees % 360)
-    cos, sin = (straight_through(torch.round(value, decimals=15), value) for value in (angle.cos(), angle.sin()))
-    x, y = width / 2, height / 2
-    return cos, sin, cos * -x + sin * -y + x, -sin, cos, -sin * -x + cos * -y + y
-
-
 def _columns(matrix: Sequence[Tensor]) -> list[Tensor]:
     return [entry[:, None, None] for entry in matrix]
 
@@ -77,26 +48,38 @@ def _fill(fill: float | Sequence[float], images: Tensor) -> Tensor:  # [C, 1, 1]
     return torch.stack([images.new_full((1, 1), value) for value in values])
 
 
-def _nearest(images: Tensor, matrix: Sequence[Tensor], fill: float | Sequence[float]) -> Tensor:
-    """The pixel that Pillow's fixed-point arithmetic chooses; twin of ``_uint8.nearest_coordinates``.
+def _nearest(
+    images: Tensor, matrix: Sequence[Tensor], fill: float | Sequence[float], *, adds_up: bool = False
+) -> Tensor:
+    """The pixel that Pillow's arithmetic chooses; twin of ``uint8.nearest_coordinates``.
 
-    Beyond 32767 pixels too, where Pillow leaves fixed point and the uint8 form follows it.
+    In 16.16 fixed point beyond 32767 pixels too, where Pillow leaves that and the uint8 form follows it; and if
+    ``adds_up``, by the sums that Pillow takes where b and d are 0.
     """
     batch, channels, height, width = images.shape
     a, b, c, d, e, f = _columns(matrix)
-    x = torch.arange(width, device=images.device)
-    y = torch.arange(height, device=images.device)[:, None]
+    if adds_up:
+        x_in, y_in = _added_up(c, a, width)[:, None], _added_up(f, e, height)[:, :, None]
+    else:
+        x = torch.arange(width, device=images.device)
+        y = torch.arange(height, device=images.device)[:, None]
 
-    def fixed(value: Tensor) -> Tensor:
-        return (value * 65536.0 + 0.5).floor().long()
+        def fixed(value: Tensor) -> Tensor:
+            return (value * 65536.0 + 0.5).floor().long()
 
-    x_in = (fixed(c + a * 0.5 + b * 0.5) + fixed(b) * y + fixed(a) * x) >> 16  # [B, H, W]
-    y_in = (fixed(f + d * 0.5 + e * 0.5) + fixed(e) * y + fixed(d) * x) >> 16
+        x_in = (fixed(c + a * 0.5 + b * 0.5) + fixed(b) * y + fixed(a) * x) >> 16  # [B, H, W]
+        y_in = (fixed(f + d * 0.5 + e * 0.5) + fixed(e) * y + fixed(d) * x) >> 16
     inside = (x_in >= 0) & (x_in < width) & (y_in >= 0) & (y_in < height)
     index = y_in.clamp(0, height - 1) * width + x_in.clamp(0, width - 1)
     index = index.flatten(1)[:, None].expand(-1, channels, -1)
     values = images.flatten(2).gather(2, index).reshape(images.shape)
     return torch.where(inside[:, None], values, _fill(fill, images))
+
+
+def _added_up(offset: Tensor, step: Tensor, size: int) -> Tensor:
+    """Input pixel of each output pixel along one axis, [B, size], from [B, 1, 1]: each coordinate by a sum."""
+    steps = torch.cat([offset + step * 0.5, step.expand(-1, -1, size - 1)], dim=2)[:, 0]
+    return steps.cumsum(1).floor().clamp(-1, size).long()
 
 
 def _bilinear(images: Tensor, matrix: Sequence[Tensor], fill: float | Sequence[float]) -> Tensor:
@@ -114,29 +97,30 @@ def _bilinear(images: Tensor, matrix: Sequence[Tensor], fill: float | Sequence[f
     return torch.where(inside[:, None], values.to(images.dtype), _fill(fill, images))
 
 
-def _affine(matrix_of: Callable[[Tensor, int, int, bool], tuple[Tensor, ...]]) -> Callable[..., Tensor]:
-    def function(
+def affine(geometry: Affine) -> Callable[..., Tensor]:
+    """The differentiable form of an affine map."""
+
+    def form(
         images: Tensor, parameter: Tensor, *, interpolation: InterpolationMode, fill: float | Sequence[float]
     ) -> Tensor:
         parameter = parameter.double()
         height, width = images.shape[2:]
-        exact = matrix_of(parameter.detach(), height, width, True)
-        sample = _nearest if interpolation is InterpolationMode.NEAREST else _bilinear
-        result = sample(images, exact, fill)
+        exact = geometry.tensors(parameter.detach(), height, width)
+        if interpolation is InterpolationMode.NEAREST:
+            result = _nearest(images, exact, fill, adds_up=geometry.scales)
+        else:
+            result = _bilinear(images, exact, fill)
         if not (parameter.requires_grad and torch.is_grad_enabled()):
             return result
         # Forward: whole pixels. Back to the parameter: the derivative of bilinear sampling at the unrounded position.
-        smooth = _bilinear(images.detach(), matrix_of(parameter, height, width, False), fill)
+        smooth = _bilinear(images.detach(), geometry.tensors(parameter, height, width, whole=False), fill)
         return result + (smooth - smooth.detach())
 
-    return function
-
-
-shear_x = _affine(_shear_x_matrix)
-shear_y = _affine(_shear_y_matrix)
-translate_x = _affine(_translate_x_matrix)
-translate_y = _affine(_translate_y_matrix)
-rotate = _affine(_rotate_matrix)
+    if geometry.mirrors:
+        return lambda images, parameter: form(
+            images, parameter.detach(), interpolation=InterpolationMode.NEAREST, fill=0.0
+        )
+    return form
 
 
 def flip(images: Tensor, _: Tensor) -> Tensor:
@@ -153,6 +137,18 @@ def _blend(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
 def _luma(images: Tensor) -> Tensor:  # [B, 3, H, W] -> [B, 1, H, W]
     red, green, blue = images.unbind(1)
     return (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue)[:, None]
+
+
+def levels(table: Callable[[float], bytes]) -> Callable[..., Tensor]:
+    """The differentiable form of a map of levels: each value becomes that of its 8-bit level, straight through."""
+
+    def form(images: Tensor, parameter: Tensor) -> Tensor:
+        tables = torch.frombuffer(bytearray(b"".join(map(table, parameter.tolist()))), dtype=torch.uint8)
+        tables = tables.to(images.device, images.dtype).reshape(-1, 256) / 255
+        value = tables.gather(1, _levels(images).flatten(1)).reshape(images.shape)
+        return straight_through(value, images)
+
+    return form
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:

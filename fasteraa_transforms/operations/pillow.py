@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageChops, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageOps
 from torchvision.transforms import InterpolationMode
 
 from fasteraa_transforms.operations import arithmetic as _arithmetic
 from fasteraa_transforms.operations import geometry as _geometry
+from fasteraa_transforms.operations.geometry import Affine
 
 MODES = ("L", "LA", "RGB", "RGBA", "I;16")
 CUTOUT_RGB = (125, 123, 114)  # the mean colour AutoAugment's descendants fill with (Fast AutoAugment, CutoutAbs)
@@ -74,26 +75,21 @@ def _keep_alpha(function: Callable[..., Image.Image]) -> Callable[..., Image.Ima
     return wrapped
 
 
-def _affine(matrix_of: Callable[[float, int, int], _geometry.Matrix]) -> Callable[..., Image.Image]:
-    def function(image: Image.Image, parameter: float, *, interpolation: InterpolationMode, fill: Fill) -> Image.Image:
-        return image.transform(
-            image.size,
-            Image.Transform.AFFINE,
-            matrix_of(parameter, image.height, image.width),
-            _RESAMPLING[interpolation],
-            fillcolor=fill_colour(fill, image),
-        )
+def affine(geometry: Affine) -> Callable[..., Image.Image]:
+    """The Pillow form of an affine map."""
+    if geometry.mirrors:
+        return lambda image, parameter: _transform(image, geometry.matrix(parameter, image.height, image.width), 0, 0)
+    matrix_of = functools.lru_cache(maxsize=1024)(geometry.matrix)
 
-    return function
+    def form(image: Image.Image, parameter: float, *, interpolation: InterpolationMode, fill: Fill) -> Image.Image:
+        matrix = matrix_of(parameter, image.height, image.width)
+        return _transform(image, matrix, _RESAMPLING[interpolation], fill_colour(fill, image))
 
-
-shear_x = _affine(_geometry.shear_x_matrix)
-shear_y = _affine(_geometry.shear_y_matrix)
-translate_x = _affine(_geometry.translate_x_matrix)
-translate_y = _affine(_geometry.translate_y_matrix)
+    return form
 
 
-rotate = _affine(_geometry.rotate_matrix)
+def _transform(image: Image.Image, matrix: _geometry.Matrix, resampling: Any, colour: Any) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, resampling, fillcolor=colour)
 
 
 def flip(image: Image.Image, _: float) -> Image.Image:
@@ -124,14 +120,23 @@ def auto_contrast_table(low: int, high: int) -> bytes:
 
 
 @functools.lru_cache(maxsize=1024)
-def _solarize_table(threshold: float) -> bytes:
+def solarize_table(threshold: float) -> bytes:
     # Pillow compares integers with the threshold, so a fractional one is exact here too; its type hint says int.
     return ImageOps.solarize(_RAMP, threshold).tobytes()  # type: ignore[arg-type]
 
 
 @functools.lru_cache(maxsize=16)
-def _posterize_table(bits: int) -> bytes:
-    return ImageOps.posterize(_RAMP, bits).tobytes()
+def posterize_table(bits: float) -> bytes:
+    return ImageOps.posterize(_RAMP, int(bits)).tobytes()
+
+
+def invert_table(_: float) -> bytes:
+    return bytes(range(255, -1, -1))
+
+
+def levels(table: Callable[[float], bytes]) -> Callable[..., Image.Image]:
+    """The Pillow form of a map of levels."""
+    return lambda image, parameter: _look_up(image, table(parameter))
 
 
 def _look_up(image: Image.Image, *tables: bytes) -> Image.Image:
@@ -144,23 +149,6 @@ def _look_up(image: Image.Image, *tables: bytes) -> Image.Image:
     colours = len(image.getbands()) - alpha
     whole = tables[0] * colours if len(tables) == 1 else b"".join(tables[:colours])
     return image._new(image.im.point(whole + _arithmetic.LEVELS if alpha else whole, None))
-
-
-def solarize(image: Image.Image, threshold: float) -> Image.Image:
-    return _look_up(image, _solarize_table(threshold))
-
-
-def posterize(image: Image.Image, bits: float) -> Image.Image:
-    return _look_up(image, _posterize_table(int(bits)))
-
-
-@_keep_alpha
-def invert(image: Image.Image, _: float) -> Image.Image:
-    return ImageChops.invert(image)
-
-
-def brightness(image: Image.Image, factor: float) -> Image.Image:
-    return _look_up(image, brightness_table(factor))
 
 
 def contrast(image: Image.Image, factor: float) -> Image.Image:

@@ -28,6 +28,7 @@ from fasteraa_transforms.operations import arithmetic as _arithmetic
 from fasteraa_transforms.operations import geometry as _geometry
 from fasteraa_transforms.operations import pillow as _pillow
 from fasteraa_transforms.operations.arithmetic import Parameters, column
+from fasteraa_transforms.operations.geometry import Affine
 
 Images = NDArray[np.uint8]  # [N, C, H, W]
 _NEAREST = InterpolationMode.NEAREST  # to look up a member of an enumeration takes a while
@@ -103,6 +104,8 @@ def _fill_column(fill: float | Sequence[float], channels: int) -> Any:
 
 def _fits_fixed_point(matrix: _geometry.Matrix, height: int, width: int) -> bool:
     a, b, c, d, e, f = matrix
+    if b == d == 0:  # Pillow does not leave doubles then
+        return True
     corners = ((0, 0), (width, height), (0, height), (width, 0))
     limit = _geometry.FIXED_POINT_LIMIT
     return all(abs(x * a + y * b + c) < limit and abs(x * d + y * e + f) < limit for x, y in corners)
@@ -111,11 +114,14 @@ def _fits_fixed_point(matrix: _geometry.Matrix, height: int, width: int) -> bool
 def nearest_coordinates(
     matrix: _geometry.Matrix, height: int, width: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Input pixel of each output pixel, ``x`` and ``y`` of shape [H, W], in Pillow's 16.16 fixed point.
+    """Input pixel of each output pixel, ``x`` and ``y``, which broadcast to [H, W]. May lie outside of the image.
 
-    Twin of ``affine_fixed`` in Pillow's Geometry.c. May lie outside of the image.
+    Twin of ``ImagingScaleAffine`` in Pillow's Geometry.c where b and d are 0, else of ``affine_fixed``, which takes
+    16.16 fixed point.
     """
     a, b, c, d, e, f = matrix
+    if b == d == 0:
+        return _added_up(c, a, width), _added_up(f, e, height)[:, None]
     x, y = np.arange(width), np.arange(height)[:, None]
 
     def fixed(value: float) -> int:
@@ -124,6 +130,13 @@ def nearest_coordinates(
     x_in = (fixed(c + a * 0.5 + b * 0.5) + fixed(b) * y) + fixed(a) * x
     y_in = (fixed(f + d * 0.5 + e * 0.5) + fixed(e) * y) + fixed(d) * x
     return x_in >> 16, y_in >> 16
+
+
+def _added_up(offset: float, step: float, size: int) -> NDArray[np.int64]:
+    """Input pixel of each output pixel along one axis, [size]: coordinates come one by one, each by a sum."""
+    steps = np.full(size, step)
+    steps[0] = offset + step * 0.5
+    return np.floor(steps.cumsum()).clip(-1, size).astype(np.int64)
 
 
 def _nearest_source(matrix: _geometry.Matrix, height: int, width: int) -> _Source:
@@ -209,47 +222,52 @@ def _bilinear(images: Images, matrix_of: MatrixOf, parameter: Parameters, fill: 
     return np.where(inside[:, None], upper.astype(np.uint8), np.asarray(fill, dtype=np.uint8))
 
 
-def _affine(matrix_of: MatrixOf) -> Callable[..., Images]:
-    def function(
+def affine(geometry: Affine) -> Callable[..., Images]:
+    """The uint8 form of an affine map."""
+    matrix_of = geometry.matrix
+    if geometry.mirrors:
+        return lambda images, parameter: _nearest(images, matrix_of, parameter, 0)
+    if geometry.translates:
+        return _translation(matrix_of)
+
+    def form(
         images: Images, parameter: Parameters, *, interpolation: InterpolationMode, fill: float | Sequence[float]
     ) -> Images:
         sample = _nearest if interpolation is _NEAREST else _bilinear
         return sample(images, matrix_of, parameter, _fill_column(fill, images.shape[1]))
 
-    return function
+    return form
 
 
-shear_x = _affine(_geometry.shear_x_matrix)
-shear_y = _affine(_geometry.shear_y_matrix)
-rotate = _affine(_geometry.rotate_matrix)
+def _translation(matrix_of: MatrixOf) -> Callable[..., Images]:
+    """The uint8 form of a map by whole pixels: copies of slices, whatever the interpolation."""
 
+    @functools.lru_cache(maxsize=1024)
+    def overlap(parameter: float, height: int, width: int) -> tuple[Any, Any]:
+        _, _, x, _, _, y = matrix_of(parameter, height, width)
+        (to_y, from_y), (to_x, from_x) = _overlap(int(y), height), _overlap(int(x), width)
+        return (slice(None), to_y, to_x), (slice(None), from_y, from_x)
 
-def _translate(matrix_of: MatrixOf, axis: int) -> Callable[..., Images]:
-    def function(
+    def form(
         images: Images, parameter: Parameters, *, interpolation: InterpolationMode, fill: float | Sequence[float]
     ) -> Images:
-        """By whole pixels, so that the interpolation does not matter."""
         n, channels, height, width = images.shape
-        size = images.shape[axis]
         column = _fill_column(fill, channels)
         result = np.zeros(images.shape, dtype=np.uint8)
         if not (isinstance(column, int) and column == 0):
             result[...] = column
         for image, value, output in zip(images, parameter, result, strict=True):
-            _, _, x, _, _, y = matrix_of(value, height, width)
-            shift = max(-size, min(int(x + y), size))
-            to, source = slice(max(-shift, 0), size - max(shift, 0)), slice(max(shift, 0), size - max(-shift, 0))
-            if axis == 2:
-                output[:, to] = image[:, source]
-            else:
-                output[..., to] = image[..., source]
+            to, source = overlap(value, height, width)
+            output[to] = image[source]
         return result
 
-    return function
+    return form
 
 
-translate_x = _translate(_geometry.translate_x_matrix, 3)
-translate_y = _translate(_geometry.translate_y_matrix, 2)
+def _overlap(shift: int, size: int) -> tuple[slice, slice]:
+    """Along one axis: the part of the output that lies on the input, and that part of the input."""
+    shift = max(-size, min(shift, size))
+    return slice(max(-shift, 0), size - max(shift, 0)), slice(max(shift, 0), size - max(-shift, 0))
 
 
 def flip(images: Images, _: Parameters) -> Images:
@@ -280,6 +298,11 @@ def _histogram_offset(n: int, channels: int) -> NDArray[np.int64]:
     return 256 * np.arange(n * channels, dtype=np.int64).reshape(n, channels, 1, 1)
 
 
+def levels(table: Callable[[float], bytes]) -> Callable[..., Images]:
+    """The uint8 form of a map of levels."""
+    return lambda images, parameter: _look_up(images, [table(value) for value in parameter])
+
+
 def solarize(images: Images, threshold: Parameters) -> Images:
     level = [math.ceil(value) for value in threshold]  # x >= threshold is x >= level
     over = -(images >= column([min(value, 255) for value in level], np.uint8)).view(np.uint8)  # 255 or 0
@@ -294,10 +317,6 @@ def posterize(images: Images, bits: Parameters) -> Images:
 
 def invert(images: Images, _: Parameters) -> Images:
     return ~images
-
-
-def brightness(images: Images, factor: Parameters) -> Images:
-    return _look_up(images, [_pillow.brightness_table(value) for value in factor])
 
 
 def contrast(images: Images, factor: Parameters) -> Images:

@@ -8,7 +8,7 @@ points are pixel indices: the centre of that pixel is i.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,21 +20,15 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from fasteraa_transforms.backends.run import _apply_float, apply, fill_values
-from fasteraa_transforms.operations import geometry as _geometry
+from fasteraa_transforms.operations.geometry import Affine
 from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.plan import Plan
 
 TARGETS = (tv_tensors.BoundingBoxes, tv_tensors.Mask, tv_tensors.KeyPoints)
 
 _NAMES = tuple(OPERATIONS)
-_MATRICES: dict[str, Callable[[float, int, int], _geometry.Matrix]] = {
-    "shear_x": _geometry.shear_x_matrix,
-    "shear_y": _geometry.shear_y_matrix,
-    "translate_x": _geometry.translate_x_matrix,
-    "translate_y": _geometry.translate_y_matrix,
-    "rotate": _geometry.rotate_matrix,
-}
-GEOMETRIC = (*_MATRICES, "flip")
+_MATRICES = {name: row.kind.matrix for name, row in OPERATIONS.items() if isinstance(row.kind, Affine)}
+GEOMETRIC = tuple(_MATRICES)
 """The operations that move targets."""
 _IS_GEOMETRIC = torch.tensor([name in GEOMETRIC for name in _NAMES], device="cpu")
 
@@ -169,7 +163,7 @@ def _transform_boxes(boxes: Tensor, steps: list[tuple[str, float]], like: tv_ten
 
 
 def _affine_arguments(name: str, parameter: float, height: int, width: int) -> dict[str, Any]:
-    """The matrix of `_geometry` in the words of torchvision, whose angles and shears are degrees."""
+    """The matrix of the operation in the words of torchvision, whose angles and shears are degrees."""
     arguments: dict[str, Any] = {"angle": 0.0, "translate": [0.0, 0.0], "shear": [0.0, 0.0], "center": [0.0, 0.0]}
     if name == "rotate":
         return arguments | {"angle": -parameter, "center": None}

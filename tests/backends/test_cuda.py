@@ -15,7 +15,6 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from fasteraa_transforms import OPERATIONS, Epilogue, FasterAutoAugment, Plan, Policy, apply
-from fasteraa_transforms.operations import geometry as _geometry
 
 triton = pytest.importorskip("triton")
 if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
@@ -239,7 +238,7 @@ def test_fixed_point_of_rotations_is_pillows(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(kernels, "_launch", lambda *a, **k: written.update(k) or launch(*a, **k))
     _on_device(torch.zeros(len(degrees), 1, 1, 1, dtype=torch.uint8), plan)
     records = written["records"][:, 0, [1, 2, 4, 5]].cpu().numpy()
-    matrices = np.array([_geometry.rotate_matrix(angle, 1, 1) for angle in degrees.tolist()])
+    matrices = np.array([OPERATIONS["rotate"].kind.matrix(angle, 1, 1) for angle in degrees.tolist()])
     assert np.array_equal(records, np.floor(matrices[:, [0, 1, 3, 4]] * 65536 + 0.5))
 
 

@@ -24,10 +24,10 @@ from torchvision.transforms import InterpolationMode
 
 from fasteraa_transforms.operations import arithmetic as _arithmetic
 from fasteraa_transforms.operations import differentiable as _differentiable
-from fasteraa_transforms.operations import geometry as _geometry
 from fasteraa_transforms.operations import pillow as _pillow
 from fasteraa_transforms.operations import uint8 as _uint8
-from fasteraa_transforms.operations.table import OPERATIONS
+from fasteraa_transforms.operations.geometry import Affine
+from fasteraa_transforms.operations.table import OPERATIONS, Levels
 
 Pixels = NDArray[np.uint8]
 
@@ -260,9 +260,9 @@ def test_row(name: str, values: tuple[float, float, float] | None, signed: bool,
 @pytest.mark.parametrize("name", NAMES)
 def test_row_holds_the_functions_of_its_name(name: str) -> None:
     operation = OPERATIONS[name]
-    assert operation.pillow is getattr(_pillow, name)
-    assert operation.uint8 is getattr(_uint8, name)
-    assert operation.differentiable is getattr(_differentiable, name)
+    for form, module in (("pillow", _pillow), ("uint8", _uint8), ("differentiable", _differentiable)):
+        if hasattr(module, name) or not isinstance(operation.kind, Affine | Levels):
+            assert getattr(operation, form) is getattr(module, name)
 
 
 def test_posterize_keeps_8_minus_round_4_magnitude_bits() -> None:
@@ -334,7 +334,7 @@ def test_uint8_fill(name: str, interpolation: InterpolationMode, channels: int) 
 
 def test_uint8_fill_reaches_every_channel_with_its_own_value() -> None:
     images = np.zeros((1, 5, 4, 10), dtype=np.uint8)
-    result = _uint8.translate_x(images, np.array([0.45]), interpolation=NEAREST, fill=(1, 2, 3, 4, 5))
+    result = OPERATIONS["translate_x"].uint8(images, np.array([0.45]), interpolation=NEAREST, fill=(1, 2, 3, 4, 5))
     assert result[0, :, 0, -1].tolist() == [1, 2, 3, 4, 5]
     assert result[0, :, 0, 0].tolist() == [0, 0, 0, 0, 0]
 
@@ -344,9 +344,9 @@ def test_fill_of_another_number_of_channels_is_refused(fill: tuple[int, ...]) ->
     images = np.zeros((1, 3, 4, 4), dtype=np.uint8)
     wording = r"fill should be one number or one for each of 3 channels, but got \(.*\) instead"
     with pytest.raises(ValueError, match=wording):
-        _uint8.rotate(images, np.array([10.0]), interpolation=NEAREST, fill=fill)
+        OPERATIONS["rotate"].uint8(images, np.array([10.0]), interpolation=NEAREST, fill=fill)
     with pytest.raises(ValueError, match=wording):
-        _pillow.rotate(to_image(images[0]), 10.0, interpolation=NEAREST, fill=fill)
+        OPERATIONS["rotate"].pillow(to_image(images[0]), 10.0, interpolation=NEAREST, fill=fill)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 40000), (1, 40000, 1), (3, 3, 33000)])
@@ -584,7 +584,7 @@ def sources(monkeypatch: pytest.MonkeyPatch) -> _uint8.SourceCache:
 
 def rotated(size: int, degrees: float) -> Pixels:
     image = pictures(3, size, size)["noise"]
-    found = _uint8.rotate(image[None], [degrees], interpolation=NEAREST, fill=0)[0]
+    found = OPERATIONS["rotate"].uint8(image[None], [degrees], interpolation=NEAREST, fill=0)[0]
     assert differing(found, reference_array("rotate", image, degrees, interpolation=NEAREST)) == 0
     return found
 
@@ -607,8 +607,9 @@ def test_cache_keeps_what_was_used_last(sources: _uint8.SourceCache) -> None:
     for degrees in range(2, 25):
         rotated(16, float(degrees))
         rotated(16, 1.0)
-    assert sources.get((_geometry.rotate_matrix, 1.0, 16, 16)) is not None
-    assert sources.get((_geometry.rotate_matrix, 2.0, 16, 16)) is None
+    matrix_of = OPERATIONS["rotate"].kind.matrix
+    assert sources.get((matrix_of, 1.0, 16, 16)) is not None
+    assert sources.get((matrix_of, 2.0, 16, 16)) is None
 
 
 def test_cache_tells_operations_and_sizes_apart(sources: _uint8.SourceCache) -> None:
@@ -632,9 +633,9 @@ def test_cache_survives_a_fork_while_a_thread_uses_it() -> None:
     code = """
 import os, sys, threading, numpy as np
 from torchvision.transforms import InterpolationMode
-from fasteraa_transforms.operations import uint8 as _uint8
+from fasteraa_transforms import OPERATIONS
 images = np.zeros((1, 1, 8, 8), np.uint8)
-rotate = lambda: _uint8.rotate(images, [3.0], interpolation=InterpolationMode.NEAREST, fill=0)
+rotate = lambda: OPERATIONS['rotate'].uint8(images, [3.0], interpolation=InterpolationMode.NEAREST, fill=0)
 done = threading.Event()
 def use():
     while not done.is_set():

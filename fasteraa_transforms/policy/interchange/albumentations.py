@@ -108,9 +108,9 @@ class _Exporter:
             case "shear_y":
                 return self.affine(shear=("y", parameter), translate=("y", -parameter * width / 2))
             case "translate_x":
-                return self.affine(translate=("x", -_geometry.translate_x_matrix(parameter, height, width)[2]))
+                return self.affine(translate=("x", -self.matrix(name, parameter)[2]))
             case "translate_y":
-                return self.affine(translate=("y", -_geometry.translate_y_matrix(parameter, height, width)[5]))
+                return self.affine(translate=("y", -self.matrix(name, parameter)[5]))
             case "rotate":
                 return "Rotate", {"limit": (parameter, parameter), **self.border}
             case "flip":
@@ -143,6 +143,11 @@ class _Exporter:
             case _:  # sharpness below 1: it softens in other ways
                 expected = f"what albumentations has too, or {name} in leave_out"
                 raise PolicyError("<policy>", f"{place}[{index}]", f"{name} at {parameter:g}", expected)
+
+    def matrix(self, name: str, parameter: float) -> _geometry.Matrix:
+        kind = OPERATIONS[name].kind
+        assert isinstance(kind, _geometry.Affine)
+        return kind.matrix(parameter, self.height, self.width)
 
     def affine(
         self, translate: tuple[str, float], shear: tuple[str, float] | None = None
