@@ -25,7 +25,7 @@ from torchvision.transforms import v2
 from fasteraa_transforms import FasterAutoAugment
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.evaluation.training import Split, Training, TrainingSettings, cutout, resolve
-from fasteraa_transforms.search.networks.table import make_model
+from fasteraa_transforms.search.networks.table import make_network
 
 CUTOUT = 16
 
@@ -60,7 +60,7 @@ class Transformed(Dataset[tuple[Tensor, int]]):
 def plain_loop(data: ImageSet, settings: TrainingSettings, device: torch.device, workers: int) -> Callable[[], object]:
     """An epoch of the usual loop."""
     assert settings.model is not None
-    network = make_model(settings.model, channels=3, classes=10).to(device)
+    network = make_network(settings.model, channels=3, classes=10).to(device)
     rate, decay, _ = resolve(settings, device)
     optimizer = torch.optim.SGD(network.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=decay)
     loader = DataLoader(

@@ -35,7 +35,7 @@ from fasteraa_transforms.search.evaluation.compare import (
 )
 from fasteraa_transforms.search.evaluation.training import Split, Training, TrainingSettings, cutout, rate_factor
 from fasteraa_transforms.search.networks import table as models
-from fasteraa_transforms.search.networks.table import MODELS, ShakeShake, make_model
+from fasteraa_transforms.search.networks.table import NETWORKS, make_network
 
 ROOT = Path(__file__).parents[2]
 DO_NOTHING = Policy([[[{"operation": "invert", "weight": 1, "probability": 0}]]], name="nothing")
@@ -90,22 +90,27 @@ def augmented_run(policy: Policy, settings: TrainingSettings = SETTINGS, **optio
     [
         ("wrn40_2", 10, 2.2),  # Zagoruyko and Komodakis 2016, table 4
         ("wrn28_10", 10, 36.5),
-        ("shake26_2x32d", 10, 2.9),  # Gastaldi 2017, table 1
-        ("shake26_2x96d", 10, 26.2),
-        ("shake26_2x112d", 10, 35.6),  # by the width: 26.2 (112 / 96)²
+        ("wrn16_2", 10, 0.7),  # Zagoruyko and Komodakis 2017, "Paying more attention to attention", table 1
         ("resnet50", 1000, 25.6),  # torchvision's table of weights
     ],
 )
 def test_parameter_counts_are_the_published_ones(name: str, classes: int, millions: float) -> None:
     with torch.device("meta"):
-        network = make_model(name, classes=classes)
+        network = make_network(name, classes=classes)
     assert round(sum(each.numel() for each in network.parameters()) / 1e6, 1) == millions
 
 
-@pytest.mark.parametrize("name", ["small", "wrn40_2", "shake26_2x32d", "squeezenet1_1"])
+def test_the_default_network_has_as_many_parameters_as_its_summary_says() -> None:
+    millions = sum(each.numel() for each in make_network("resnet9").parameters()) / 1e6
+    assert f"{millions:.2f} M parameters" in NETWORKS["resnet9"].summary
+
+
+@pytest.mark.parametrize(
+    "name", ["small", "compact", "resnet9", "resnet9-8", "wrn16_2", "wrn40_2", "resnet50", "squeezenet1_1"]
+)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_networks_give_logits(name: str, channels: int) -> None:
-    network = make_model(name, channels=channels, classes=7).eval()
+    network = make_network(name, channels=channels, classes=7).eval()
     images = torch.rand(2, channels, 32, 32)
     logits = network(images)
     assert logits.shape == (2, 7)
@@ -114,7 +119,7 @@ def test_networks_give_logits(name: str, channels: int) -> None:
 
 def test_a_network_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "mine", lambda channels, classes: nn.Conv2d(channels, classes, 1), raising=False)
-    network = make_model(f"{models.__name__}:mine", channels=2, classes=5)
+    network = make_network(f"{models.__name__}:mine", channels=2, classes=5)
     assert (network.in_channels, network.out_channels) == (2, 5)
 
 
@@ -124,37 +129,16 @@ def test_a_network_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "vgg",
             3,
-            "model should be one of small, wrn40_2, wrn28_10, shake26_2x32d, shake26_2x96d, shake26_2x112d, a "
-            "classification model of torchvision such as resnet50, or module:callable, but got 'vgg' instead",
+            f"model should be one of {', '.join(NETWORKS)}, a classification model of torchvision such as resnet18, or "
+            "module:callable, but got 'vgg' instead",
         ),
         ("no_such_module:net", 3, "model 'no_such_module:net' was not found: No module named 'no_such_module'"),
-        ("resnet50", 2, "resnet50 takes images of 1 or 3 channels, but got 2 instead"),
+        ("resnet18", 2, "resnet18 takes images of 1 or 3 channels, but got 2 instead"),
     ],
 )
 def test_unusable_networks(name: str, channels: int, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        make_model(name, channels=channels)
-
-
-def test_shake_shake_mixes_each_image_by_its_own_draw_and_anew_backward() -> None:
-    x, y = torch.ones(64, 1, 2, 2, requires_grad=True), torch.zeros(64, 1, 2, 2, requires_grad=True)
-    mixed = models._Shake.apply(x, y)
-    alpha = mixed[:, 0, 0, 0]
-    assert torch.equal(mixed, alpha[:, None, None, None].expand_as(mixed))
-    assert 0 <= alpha.min() < 0.2
-    assert 0.8 < alpha.max() <= 1
-    mixed.sum().backward()
-    beta = x.grad[:, 0, 0, 0]
-    torch.testing.assert_close(x.grad + y.grad, torch.ones_like(x))
-    assert beta.std() > 0.2
-    assert abs(torch.corrcoef(torch.stack([alpha.detach(), beta]))[0, 1]) < 0.5
-
-
-def test_shake_shake_draws_in_training_only() -> None:
-    network, images = ShakeShake(4), torch.rand(2, 3, 8, 8)
-    assert not torch.equal(network(images), network(images))
-    network.eval()
-    assert torch.equal(network(images), network(images))
+        make_network(name, channels=channels)
 
 
 # --- one training -----------------------------------------------------------------------------------------------------
@@ -246,9 +230,11 @@ def test_a_network_may_compute_in_bfloat16() -> None:
 
 @pytest.mark.usefixtures("_forked")
 def test_a_model_that_gives_no_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MODELS, "small", lambda channels, classes: nn.Conv2d(channels, 5, 8))
-    training = Training(split_of(), SETTINGS, lambda generator: None, cutout_side=0, seed=0)
-    with pytest.raises(ValueError, match=r"^small should give logits \[32, 2\], but gave \[32, 5, 1, 1\] instead$"):
+    monkeypatch.setattr(models, "mine", lambda channels, classes: nn.Conv2d(channels, 5, 8), raising=False)
+    name = f"{models.__name__}:mine"
+    settings = dataclasses.replace(SETTINGS, model=name)
+    training = Training(split_of(), settings, lambda generator: None, cutout_side=0, seed=0)
+    with pytest.raises(ValueError, match=rf"^{name} should give logits \[32, 2\], but gave \[32, 5, 1, 1\] instead$"):
         training.test()
 
 
@@ -535,16 +521,16 @@ def interrupted_in_the_third_epoch(monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def test_a_dropout_network_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        MODELS,
-        "small",
-        lambda channels, classes: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, classes)),
-    )
-    (whole,) = run("none")
+    def make(channels: int, classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, classes))
+
+    monkeypatch.setattr(models, "mine", make, raising=False)
+    settings = dataclasses.replace(SETTINGS, model=f"{models.__name__}:mine")
+    (whole,) = run("none", settings)
     with interrupted_in_the_third_epoch(monkeypatch):
-        run("none", out=tmp_path)
+        run("none", settings, out=tmp_path)
     torch.rand(7)
-    assert timeless(run("none", out=tmp_path)) == timeless([whole])
+    assert timeless(run("none", settings, out=tmp_path)) == timeless([whole])
 
 
 def test_finished_trainings_stay_and_others_may_be_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

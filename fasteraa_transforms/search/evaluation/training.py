@@ -15,22 +15,12 @@ from torchvision.transforms.v2 import functional as tv
 
 from fasteraa_transforms.backends.epilogue import Epilogue
 from fasteraa_transforms.search.data.images import ImageSet, baseline
-from fasteraa_transforms.search.networks.table import make_network as make_model
+from fasteraa_transforms.search.networks.table import find_network, make_network
 from fasteraa_transforms.search.runtime.folder import RunFolder
 from fasteraa_transforms.search.settings import computes_in_bfloat16
 
 Augment = Callable[[Tensor], Tensor]
 """uint8 [B, C, H, W] -> the same."""
-
-# Learning rate and weight decay of Fast AutoAugment's repository (confs/*.yaml), which the paper follows (section 5.1).
-RATES: dict[str, tuple[float, float]] = {
-    "wrn40_2": (0.1, 2e-4),
-    "wrn28_10": (0.1, 5e-4),
-    "shake26_2x32d": (0.01, 1e-3),
-    "shake26_2x96d": (0.01, 1e-3),
-    "shake26_2x112d": (0.01, 2e-3),
-    "resnet50": (0.05, 1e-4),
-}
 
 
 @dataclass(frozen=True)
@@ -46,19 +36,17 @@ class TrainingSettings:
     """
 
     model: str | None = None
-    """small, wrn40_2, wrn28_10, shake26_2x32d, shake26_2x96d, shake26_2x112d, resnet50 or another of torchvision's, or
-    module:callable taking the numbers of channels and of classes; none: small for digits, else by the size of the
-    images: small up to 16 pixels, wrn40_2 up to 64, else resnet50."""
+    """small, compact, resnet9, wrn16_2, wrn40_2, wrn28_10, resnet50 or another of torchvision's, or module:callable
+    taking the numbers of channels and of classes; none: small for digits, else by the size of the images: small up to
+    16 pixels, wrn40_2 up to 64, else resnet50."""
     epochs: int = 200
-    """Passes over the training images; the paper: 1,800 for Shake-Shake."""
+    """Passes over the training images."""
     batch_size: int = 128
     """Images a step; the last images of an epoch that fill no batch are left out, others each time."""
     learning_rate: float | None = None
-    """At its peak; none: as in Fast AutoAugment's repository, 0.01 for Shake-Shake, 0.05 for ResNet-50, 0.1 for
-    WideResNet and all others."""
+    """At its peak; none: as in Fast AutoAugment's repository, 0.05 for ResNet-50, 0.1 for WideResNet and all others."""
     weight_decay: float | None = None
-    """None: as there, 2e-4 for WideResNet-40-2, 1e-3 for Shake-Shake (2e-3 for 2×112d), 1e-4 for ResNet-50, 5e-4 for
-    all others."""
+    """None: as there, 2e-4 for WideResNet-40-2, 1e-4 for ResNet-50, 5e-4 for all others."""
     warmup_epochs: int = 5
     """Epochs in which the learning rate rises; at most half of all."""
     gradient_clip: float = 5.0
@@ -122,8 +110,9 @@ def resolve(settings: TrainingSettings, device: torch.device) -> tuple[float, fl
         >>> resolve(TrainingSettings(model="wrn40_2", precision="float32"), torch.device("cpu"))
         (0.1, 0.0002, False)
     """
-    rate, decay = RATES.get(settings.model or "", (0.1, 5e-4))
-    fast = settings.model != "small" and computes_in_bfloat16(device)
+    row = find_network(settings.model or "")
+    rate, decay = (0.1, 5e-4) if row is None else (row.learning_rate, row.weight_decay)
+    fast = (row is None or row.large) and computes_in_bfloat16(device)
     return (
         rate if settings.learning_rate is None else settings.learning_rate,
         decay if settings.weight_decay is None else settings.weight_decay,
@@ -218,7 +207,7 @@ class Training:
             memory_format=torch.channels_last,
         )
         self._reseed(-1)
-        network = make_model(settings.model, channels=channels, classes=split.train.classes)
+        network = make_network(settings.model, channels=channels, classes=split.train.classes)
         self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if settings.compile:
             self.network.compile()

@@ -73,7 +73,7 @@ class ResNet9(nn.Module):
     """A small residual network that fits thousands of images within minutes on a CPU.
 
     3×3 convolutions with batch norm and ReLU: width, 2 width, a residual pair, 4 width, a residual pair, 8 width; 2×2
-    max pooling before each convolution that widens, and the maximum over the image at the end. Width 32 has 0.75 M
+    max pooling before each convolution that widens, and the maximum over the image at the end. Width 32 has 0.76 M
     parameters and takes 53 M multiplications for an image of 32×32.
 
     Args:

@@ -1,7 +1,7 @@
 """The networks of a search and of an evaluation, in one table.
 
-`NETWORKS` maps a name to its row; helps and error messages come from it. A backbone maps images [B, C, H, W] to features
-[B, F], or to a feature map [B, F, h, w]; `make_network` puts a class head on it.
+`NETWORKS` maps a name to its row; helps and error messages come from it. A backbone maps images [B, C, H, W] to
+features [B, F], or to a feature map [B, F, h, w]; `make_network` puts a class head on it.
 """
 
 import re
@@ -58,7 +58,7 @@ NETWORKS: dict[str, Network] = {
     "small": Network(small, "three convolutions, for images as simple as digits", large=False),
     "compact": Network(compact, "four convolutions with batch norm, a critic for a CPU", large=False),
     "resnet9": Network(
-        partial(_resnet9, 32), "0.75 M parameters, fits thousands of small images; resnet9-WIDTH for others than 32"
+        partial(_resnet9, 32), "0.76 M parameters, fits thousands of small images; resnet9-WIDTH for others than 32"
     ),
     "wrn16_2": Network(_wide(16, 2), "WideResNet-16-2", weight_decay=2e-4),
     "wrn40_2": Network(_wide(40, 2), "WideResNet-40-2, the paper's critic for CIFAR and SVHN", weight_decay=2e-4),
@@ -122,9 +122,9 @@ def make_network(name: str, *, channels: int = 3, classes: int = 10) -> nn.Modul
     """The classifier called ``name``, with new weights.
 
     Args:
-        name: a key of `NETWORKS`; ``resnet9-WIDTH``; a classification model of torchvision, such as resnet18 (grey images
-            go in as three equal channels); or ``module:callable``, where the callable takes the numbers of channels and
-            of classes and returns a module.
+        name: a key of `NETWORKS`; ``resnet9-WIDTH``; a classification model of torchvision, such as resnet18 (grey
+            images go in as three equal channels); or ``module:callable``, where the callable takes the numbers of
+            channels and of classes and returns a module.
         channels: C of the images [B, C, H, W].
         classes: of the logits [B, classes].
 
