@@ -20,8 +20,8 @@ from fasteraa_transforms.relaxed import RelaxedPolicy
 from fasteraa_transforms.search import Digits, load_images
 from fasteraa_transforms.search.algorithm.wasserstein import batches
 from fasteraa_transforms.search.data.images import ImageSet
-from fasteraa_transforms.search.networks.critic import make_backbone
 from fasteraa_transforms.search.networks.losses import SegmentationCritic, class_loss, soft_targets
+from fasteraa_transforms.search.networks.table import make_backbone
 
 PROBABILITY, MAGNITUDE, BATCH = 0.7, 0.5, 64
 

@@ -32,7 +32,8 @@ from torch.utils.flop_counter import flop_registry
 from fasteraa_transforms.relaxed import Draw, RelaxedPolicy
 from fasteraa_transforms.search.algorithm.wasserstein import Objective, SearchState, batches
 from fasteraa_transforms.search.data.images import ImageSet
-from fasteraa_transforms.search.networks.critic import Critic, WideResNet, gradient_penalty
+from fasteraa_transforms.search.networks.backbones import WideResNet
+from fasteraa_transforms.search.networks.critic import Critic, gradient_penalty
 from fasteraa_transforms.search.networks.second_order import SecondOrderBatchNorm2d, SecondOrderConv2d
 from fasteraa_transforms.search.runtime.folder import processor
 from fasteraa_transforms.search.runtime.graph import CudaCapture, GraphedStep

@@ -7,7 +7,8 @@ from fasteraa_transforms.search.data.images import Digits, load_images, open_dat
 from fasteraa_transforms.search.data.shards import Shards
 from fasteraa_transforms.search.evaluation.compare import compare, parse_augmentations
 from fasteraa_transforms.search.evaluation.training import TrainingSettings
-from fasteraa_transforms.search.networks.critic import Critic, WideResNet, gradient_penalty
+from fasteraa_transforms.search.networks.backbones import WideResNet
+from fasteraa_transforms.search.networks.critic import Critic, gradient_penalty
 from fasteraa_transforms.search.run import SearchFailed, SearchInterrupted, search
 from fasteraa_transforms.search.settings import Settings
 

@@ -26,8 +26,9 @@ from fasteraa_transforms.search.algorithm.wasserstein import STEP_METRICS, Objec
 from fasteraa_transforms.search.contenders.validation import FOLDS, cross_validate
 from fasteraa_transforms.search.data.images import FOLDER_RECIPE, RECIPES, ImageSet, Recipe, Samples, load_images
 from fasteraa_transforms.search.evaluation.affinity import affinity_and_diversity as measure_affinity_and_diversity
-from fasteraa_transforms.search.networks.critic import Critic, fitting_critic, make_backbone
+from fasteraa_transforms.search.networks.critic import Critic
 from fasteraa_transforms.search.networks.losses import SegmentationCritic, chance
+from fasteraa_transforms.search.networks.table import fitting_critic, make_backbone
 from fasteraa_transforms.search.report import page as report
 from fasteraa_transforms.search.report import plots as pictures
 from fasteraa_transforms.search.runtime.folder import RunFolder, processor

@@ -17,7 +17,8 @@ from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.relaxed import Draw, RelaxedPolicy
 from fasteraa_transforms.search import Digits, load_images
 from fasteraa_transforms.search.algorithm.wasserstein import STEP_METRICS, Objective, SearchState
-from fasteraa_transforms.search.networks.critic import Critic, WideResNet
+from fasteraa_transforms.search.networks.backbones import WideResNet
+from fasteraa_transforms.search.networks.critic import Critic
 
 ROOT = Path(__file__).parents[2]
 

@@ -31,8 +31,9 @@ from fasteraa_transforms.search import (
 )
 from fasteraa_transforms.search.__main__ import main
 from fasteraa_transforms.search.algorithm.wasserstein import Objective, SearchState
-from fasteraa_transforms.search.networks.critic import Critic, make_backbone
+from fasteraa_transforms.search.networks.critic import Critic
 from fasteraa_transforms.search.networks.second_order import speed_up
+from fasteraa_transforms.search.networks.table import make_backbone
 from fasteraa_transforms.search.report import plots as pictures
 from fasteraa_transforms.search.runtime.world import World, exit_with, join, synchronise
 

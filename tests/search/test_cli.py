@@ -18,6 +18,7 @@ from fasteraa_transforms import Policy
 from fasteraa_transforms.search import Settings, run
 from fasteraa_transforms.search.__main__ import main
 from fasteraa_transforms.search.algorithm.wasserstein import Objective
+from fasteraa_transforms.search.networks.table import NETWORKS
 from fasteraa_transforms.search.report import plots as pictures
 from fasteraa_transforms.search.runtime.folder import RunFolder
 
@@ -269,7 +270,7 @@ def test_resuming_takes_dataset_and_settings_from_the_folder(
         (["--num-images", "16"], "batch_size is 128, but there are 16 images; lower it"),
         (
             ["--critic", "vgg"],
-            "critic should be one of small, compact, wrn40_2, resnet50 or module:callable, but got 'vgg' instead",
+            f"critic should be one of {', '.join(NETWORKS)} or module:callable, but got 'vgg' instead",
         ),
         (
             ["--critic", "no_such_module:net"],

@@ -12,20 +12,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fasteraa_transforms.search.networks.critic import (
-    BACKBONES,
-    Critic,
-    WideResNet,
-    fitting_backbone,
-    gradient_penalty,
-    make_backbone,
-)
+from fasteraa_transforms.search.networks.backbones import WideResNet
+from fasteraa_transforms.search.networks.critic import Critic, gradient_penalty
 from fasteraa_transforms.search.networks.second_order import (
     SecondOrderBatchNorm2d,
     SecondOrderConv2d,
     inputs_only,
     speed_up,
 )
+from fasteraa_transforms.search.networks.table import NETWORKS, fitting_critic, make_backbone
 
 
 def count(module: nn.Module) -> int:
@@ -97,7 +92,17 @@ def test_wide_resnet_refuses_other_depths(depth: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "features", "size"),
-    [("small", 256, 8), ("small", 256, 13), ("compact", 128, 9), ("wrn40_2", 128, 16), ("resnet50", 2048, 32)],
+    [
+        ("small", 256, 8),
+        ("small", 256, 13),
+        ("compact", 128, 9),
+        ("resnet9", 256, 9),
+        ("resnet9-24", 192, 32),
+        ("wrn16_2", 128, 16),
+        ("wrn40_2", 128, 16),
+        ("wrn28_10", 640, 16),
+        ("resnet50", 2048, 32),
+    ],
 )
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_backbones_by_name(name: str, features: int, size: int, channels: int) -> None:
@@ -107,7 +112,7 @@ def test_backbones_by_name(name: str, features: int, size: int, channels: int) -
 
 
 def test_every_named_backbone_is_tested() -> None:
-    assert set(BACKBONES) == {"small", "compact", "wrn40_2", "resnet50"}
+    assert set(NETWORKS) == {"small", "compact", "resnet9", "wrn16_2", "wrn40_2", "wrn28_10", "resnet50"}
 
 
 def test_resnet_50_is_torchvisions_without_the_classifier() -> None:
@@ -138,7 +143,7 @@ def test_backbone_of_the_users_own(own_module: Any) -> None:
 @pytest.mark.parametrize("name", ["wrn", "", "WRN40_2", "torchvision.models.resnet18"])
 def test_unknown_backbone(name: str) -> None:
     with pytest.raises(
-        ValueError, match=r"^critic should be one of small, compact, wrn40_2, resnet50 or module:call"
+        ValueError, match=rf"^critic should be one of {', '.join(NETWORKS)} or module:callable, "
     ) as caught:
         make_backbone(name, 3)
     assert str(caught.value).endswith(f"but got {name!r} instead")
@@ -167,8 +172,8 @@ def test_backbone_that_the_module_does_not_have(own_module: Any) -> None:
         ((224, 224), "resnet50"),
     ],
 )
-def test_fitting_backbone(size: tuple[int, int], name: str) -> None:
-    assert fitting_backbone(size) == name
+def test_fitting_critic(size: tuple[int, int], name: str) -> None:
+    assert fitting_critic(size) == name
 
 
 # --- critic -----------------------------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ from fasteraa_transforms.search.algorithm.wasserstein import Objective, SearchSt
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.evaluation.training import Split, Training, TrainingSettings
 from fasteraa_transforms.search.networks import table
-from fasteraa_transforms.search.networks.critic import Critic, WideResNet
+from fasteraa_transforms.search.networks.backbones import WideResNet
+from fasteraa_transforms.search.networks.critic import Critic
 from fasteraa_transforms.search.run import _adam
 
 # What reads a value, or has a shape that depends on values.

@@ -17,7 +17,9 @@ from fasteraa_transforms.relaxed import RelaxedPolicy
 from fasteraa_transforms.search import Settings, run, search
 from fasteraa_transforms.search.algorithm.wasserstein import STEP_METRICS, Objective, SearchState, batches
 from fasteraa_transforms.search.data.images import ImageSet
-from fasteraa_transforms.search.networks.critic import Critic, WideResNet, make_backbone
+from fasteraa_transforms.search.networks.backbones import WideResNet
+from fasteraa_transforms.search.networks.critic import Critic
+from fasteraa_transforms.search.networks.table import make_backbone
 from fasteraa_transforms.search.run import _adam
 from fasteraa_transforms.search.runtime.graph import CudaCapture, GraphedStep
 

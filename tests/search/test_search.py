@@ -19,7 +19,8 @@ from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.relaxed import Draw, RelaxedPolicy
 from fasteraa_transforms.search import Digits, SearchFailed, SearchInterrupted, Settings, load_images, run, search
 from fasteraa_transforms.search.algorithm.wasserstein import STEP_METRICS, Objective, SearchState, batches
-from fasteraa_transforms.search.networks.critic import Critic, make_backbone
+from fasteraa_transforms.search.networks.critic import Critic
+from fasteraa_transforms.search.networks.table import make_backbone
 from fasteraa_transforms.search.report import plots as pictures
 from fasteraa_transforms.search.runtime.folder import RunFolder
 from fasteraa_transforms.search.settings import GROUPS, PRESETS, computes_in_bfloat16, pick_device

@@ -37,8 +37,10 @@ from fasteraa_transforms.search.contenders.validation import cross_validate, eva
 from fasteraa_transforms.search.data.images import ImageSet, baseline, baseline_of_samples
 from fasteraa_transforms.search.data.masks import IGNORED, MaskFolder
 from fasteraa_transforms.search.evaluation.affinity import affinity_and_diversity
-from fasteraa_transforms.search.networks.critic import Critic, WideResNet, gradient_penalty, make_backbone
+from fasteraa_transforms.search.networks.backbones import WideResNet
+from fasteraa_transforms.search.networks.critic import Critic, gradient_penalty
 from fasteraa_transforms.search.networks.losses import SegmentationCritic, accuracy, chance, class_loss, soft_targets
+from fasteraa_transforms.search.networks.table import make_backbone
 from fasteraa_transforms.search.report import plots as pictures
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "search.md"
@@ -351,6 +353,8 @@ def with_batch_norm(channels: int) -> nn.Module:
     [
         ("small", (1, 32, 32), (64, 8, 8)),
         ("small", (2, 21, 33), (64, 6, 9)),
+        ("compact", (1, 32, 24), (128, 8, 6)),
+        ("resnet9", (1, 32, 24), (256, 8, 6)),
         ("wrn40_2", (3, 32, 24), (128, 8, 6)),
         ("resnet50", (3, 64, 64), (2048, 8, 8)),
         ("resnet50", (4, 64, 64), (2048, 8, 8)),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fasteraa_transforms.backends.run import apply
 from fasteraa_transforms.policy.policy import Policy
 from fasteraa_transforms.search.data.images import ImageSet, baseline
-from fasteraa_transforms.search.networks.critic import make_backbone
+from fasteraa_transforms.search.networks.table import make_backbone
 
 HELD_OUT = 0.2  # of the images
 LEARNING_RATE = 1e-3

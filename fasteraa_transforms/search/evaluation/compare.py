@@ -31,7 +31,7 @@ from fasteraa_transforms.search.data.images import (
     open_dataset,
 )
 from fasteraa_transforms.search.evaluation.training import Augment, Split, Training, TrainingSettings, resolve
-from fasteraa_transforms.search.networks.critic import fitting_critic
+from fasteraa_transforms.search.networks.table import fitting_critic
 from fasteraa_transforms.search.runtime.folder import RunFolder, processor
 from fasteraa_transforms.search.runtime.world import World, join
 

@@ -8,11 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fasteraa_transforms.search.networks.backbones import WideResNet, shape_of_features
+from fasteraa_transforms.search.networks.backbones import shape_of_features
 from fasteraa_transforms.search.networks.second_order import inputs_only, speed_up
-from fasteraa_transforms.search.networks.table import fitting_critic, make_backbone
-
-__all__ = ["Critic", "WideResNet", "fitting_critic", "gradient_penalty", "make_backbone"]
 
 
 class Critic(nn.Module):
@@ -27,6 +24,7 @@ class Critic(nn.Module):
         ValueError: the backbone does not give features [B, F].
 
     Example:
+        >>> from fasteraa_transforms.search.networks.table import make_backbone
         >>> critic = Critic(make_backbone("small", 1), classes=10, image_shape=(1, 8, 8))
         >>> score, logits = critic(torch.rand(4, 1, 8, 8))
         >>> score.shape, logits.shape

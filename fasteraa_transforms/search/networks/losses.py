@@ -90,7 +90,7 @@ class SegmentationCritic(nn.Module):
     Source: the heads of `Critic`; Long, Shelhamer and Darrell 2015, FCN-32s.
 
     Example:
-        >>> from fasteraa_transforms.search.networks.critic import make_backbone
+        >>> from fasteraa_transforms.search.networks.table import make_backbone
         >>> backbone = make_backbone("small", 1, feature_map=True)
         >>> critic = SegmentationCritic(backbone, classes=11, image_shape=(1, 32, 32))
         >>> score, logits = critic(torch.rand(4, 1, 32, 32))

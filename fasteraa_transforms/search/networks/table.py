@@ -73,6 +73,7 @@ def find_network(name: str) -> Network | None:
     """The row called ``name``; also ``resnet9-WIDTH``. None for other networks, which have no row.
 
     Example:
+        >>> import torch
         >>> find_network("resnet9-16").backbone(3)(torch.rand(2, 3, 32, 32)).shape
         torch.Size([2, 128])
     """
@@ -100,6 +101,7 @@ def make_backbone(name: str, channels: int, *, feature_map: bool = False) -> nn.
         ValueError: no such name, module or callable.
 
     Example:
+        >>> import torch
         >>> make_backbone("small", 1)(torch.rand(2, 1, 8, 8)).shape
         torch.Size([2, 256])
     """
@@ -134,6 +136,7 @@ def make_network(name: str, *, channels: int = 3, classes: int = 10) -> nn.Modul
     Source: Zagoruyko and Komodakis 2016 (wrn), He et al. 2016 (resnet50).
 
     Example:
+        >>> import torch
         >>> make_network("wrn40_2")(torch.rand(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
@@ -190,6 +193,7 @@ def make_pixel_network(name: str, *, channels: int = 3, classes: int = 2) -> nn.
         ValueError: no such name, or a backbone without a feature map.
 
     Example:
+        >>> import torch
         >>> make_pixel_network("resnet9-8", channels=1)(torch.rand(2, 1, 32, 32)).shape
         torch.Size([2, 2, 32, 32])
     """
