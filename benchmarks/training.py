@@ -23,8 +23,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from fasteraa_transforms import FasterAutoAugment
+from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
-from fasteraa_transforms.search.evaluation.training import Split, Training, TrainingSettings, cutout, resolve
+from fasteraa_transforms.search.evaluation.settings import TrainingSettings
+from fasteraa_transforms.search.networks.fit import Fit, cutout
 from fasteraa_transforms.search.networks.table import make_network
 
 CUTOUT = 16
@@ -61,8 +63,10 @@ def plain_loop(data: ImageSet, settings: TrainingSettings, device: torch.device,
     """An epoch of the usual loop."""
     assert settings.model is not None
     network = make_network(settings.model, channels=3, classes=10).to(device)
-    rate, decay, _ = resolve(settings, device)
-    optimizer = torch.optim.SGD(network.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=decay)
+    recipe = settings.recipe(device)
+    optimizer = torch.optim.SGD(
+        network.parameters(), recipe.learning_rate, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
+    )
     loader = DataLoader(
         Transformed(data),
         settings.batch_size,
@@ -103,12 +107,13 @@ def main() -> None:
     settings = TrainingSettings(model=arguments.model, batch_size=arguments.batch, epochs=arguments.rounds + 2)
 
     def training(compiled: bool) -> Callable[[], object]:
-        return Training(
-            Split(data, data, (32, 32), padding=4, flip=True),
-            TrainingSettings(**{**vars(settings), "compile": compiled}),
-            lambda generator: FasterAutoAugment.from_pretrained("cifar10-paper", generator=generator),
-            cutout_side=CUTOUT,
-            seed=0,
+        return Fit(
+            data,
+            lambda: make_network(arguments.model, channels=3, classes=10),
+            settings.recipe(device, cutout=CUTOUT),
+            Crop((32, 32), padding=4, flip=True),
+            augment=FasterAutoAugment.from_pretrained("cifar10-paper").policy,
+            compile=compiled,
         ).train_epoch
 
     epochs = {"this package": training(False), "plain loop": plain_loop(data, settings, device, arguments.workers)}
@@ -123,7 +128,7 @@ def main() -> None:
             wait_for(device)
             if round_:
                 rates[name].append(len(data.images) / (time.perf_counter() - began))
-    precision = "bfloat16" if resolve(settings, device)[2] else "float32"
+    precision = "bfloat16" if settings.recipe(device).bfloat16 else "float32"
     where = "" if device.type == "cuda" else f", {arguments.threads} threads"
     setting = f"{arguments.model}, batch {arguments.batch}{where}, {precision} for this package"
     print(f"{setting}; torch {torch.__version__}, {hardware(device)}; median of {arguments.rounds} epochs")

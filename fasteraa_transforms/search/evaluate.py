@@ -17,7 +17,7 @@ from fasteraa_transforms.search.evaluation.compare import (
     open_splits,
     parse_augmentations,
 )
-from fasteraa_transforms.search.evaluation.training import TrainingSettings
+from fasteraa_transforms.search.evaluation.settings import TrainingSettings
 from fasteraa_transforms.search.runtime.world import RanksLost, exit_with, join
 
 try:

@@ -24,6 +24,7 @@ from fasteraa_transforms.relaxed import RelaxedPolicy
 from fasteraa_transforms.search.algorithm import diagnosis
 from fasteraa_transforms.search.algorithm.wasserstein import STEP_METRICS, Objective, SearchState, batches
 from fasteraa_transforms.search.contenders.validation import FOLDS, cross_validate
+from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import FOLDER_RECIPE, RECIPES, ImageSet, Recipe, Samples, load_images
 from fasteraa_transforms.search.evaluation.affinity import affinity_and_diversity as measure_affinity_and_diversity
 from fasteraa_transforms.search.networks.critic import Critic
@@ -643,7 +644,7 @@ class _Run:
         if affinity_diversity:
             recipe = self.recipe
             measured = measure_affinity_and_diversity(
-                policy, self.data, size=self.size, padding=recipe.padding, flip=recipe.flip, seed=self.settings.seed
+                policy, self.data, crop=Crop(self.size, recipe.padding, recipe.flip), seed=self.settings.seed
             )
             provenance = {**policy.provenance, "affinity_diversity": measured.to_json()}
             policy = Policy(policy.sub_policies, name=policy.name, provenance=provenance)

@@ -6,6 +6,7 @@ device: what needs a value raises, and what is made on the host shows.
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,12 @@ from fasteraa_transforms import FasterAutoAugment
 from fasteraa_transforms.relaxed import RelaxedPolicy
 from fasteraa_transforms.search import load_images
 from fasteraa_transforms.search.algorithm.wasserstein import Objective, SearchState, batches
+from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
-from fasteraa_transforms.search.evaluation.training import Split, Training, TrainingSettings
 from fasteraa_transforms.search.networks import table
 from fasteraa_transforms.search.networks.backbones import WideResNet
 from fasteraa_transforms.search.networks.critic import Critic
+from fasteraa_transforms.search.networks.fit import Fit, Recipe
 from fasteraa_transforms.search.run import _adam
 
 # What reads a value, or has a shape that depends on values.
@@ -196,12 +198,11 @@ def test_nothing_waits_in_an_epoch_of_the_search(
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_one_value_is_waited_for_in_an_epoch_of_an_evaluation(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = load_images([(torch.full((3, 16, 16), 8 * i, dtype=torch.uint8), i % 2) for i in range(10)])
-    settings = TrainingSettings(model="wrn10_1", epochs=3, batch_size=4, precision="float32")
     monkeypatch.setitem(table.NETWORKS, "wrn10_1", table.Network(table._wide(10, 1), ""))
-    split = Split(data, data, (16, 16), padding=2, flip=True)
-    training = Training(split, settings, lambda _: None, cutout_side=4, seed=0)
+    recipe = Recipe.of("wrn10_1", epochs=3, batch_size=4, cutout=4, gradient_clip=5.0)
+    training = Fit(data, lambda: table.make_network("wrn10_1", classes=2), recipe, Crop((16, 16), 2, True))
     if device == "meta":  # has neither the kernel of the optimizer nor generators nor autocast
-        training.split = Split(ImageSet(data.images.to("meta"), data.labels.to("meta"), 2), data, (16, 16), 2, True)
+        training.data = data.to("meta")
         training.network.to("meta")
         training.optimizer = torch.optim.SGD(training.network.parameters(), 0.1, momentum=0.9, nesterov=True)
         monkeypatch.setattr(training, "_reseed", lambda _: None)
@@ -217,12 +218,10 @@ def test_one_value_is_waited_for_in_an_epoch_of_an_evaluation(device: str, monke
 def test_an_epoch_of_an_evaluation_waits_once_on_a_gpu() -> None:
     images = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8, device="cuda")
     data = ImageSet(images, torch.arange(40, device="cuda") % 2, 2)
-    settings = TrainingSettings(model="wrn40_2", epochs=4, batch_size=8)
-
-    def build(generator: torch.Generator) -> FasterAutoAugment:
-        return FasterAutoAugment.from_pretrained("cifar10", generator=generator)
-
-    training = Training(Split(data, data, (32, 32), 4, True), settings, build, cutout_side=16, seed=0)
+    recipe = Recipe.of("wrn40_2", epochs=4, batch_size=8, cutout=16)
+    policy = FasterAutoAugment.from_pretrained("cifar10").policy
+    make = partial(table.make_network, "wrn40_2", classes=2)
+    training = Fit(data, make, recipe, Crop((32, 32), 4, True), augment=policy)
     training.train_epoch()  # compiles the kernels, and copies what is copied once
     torch.cuda.set_sync_debug_mode("warn")
     try:

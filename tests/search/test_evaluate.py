@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from torchvision.transforms import v2
 from fasteraa_transforms import FasterAutoAugment, Policy, RelaxedPolicy
 from fasteraa_transforms.search import __main__ as search_cli
 from fasteraa_transforms.search import evaluate, load_images
+from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
+from fasteraa_transforms.search.data.masks import IGNORED
 from fasteraa_transforms.search.evaluate import main
 from fasteraa_transforms.search.evaluation.compare import (
     CONTROLS,
@@ -33,9 +36,10 @@ from fasteraa_transforms.search.evaluation.compare import (
     paired_interval,
     parse_augmentations,
 )
-from fasteraa_transforms.search.evaluation.training import Split, Training, TrainingSettings, cutout, rate_factor
+from fasteraa_transforms.search.evaluation.settings import TrainingSettings
 from fasteraa_transforms.search.networks import table as models
-from fasteraa_transforms.search.networks.table import NETWORKS, make_network
+from fasteraa_transforms.search.networks.fit import Fit, Recipe, cutout, fit, rate_factor
+from fasteraa_transforms.search.networks.table import NETWORKS, make_network, make_pixel_network
 
 ROOT = Path(__file__).parents[2]
 DO_NOTHING = Policy([[[{"operation": "invert", "weight": 1, "probability": 0}]]], name="nothing")
@@ -60,7 +64,9 @@ class Halves:
         return self.images[index], self.targets[index]
 
 
-SETTINGS = TrainingSettings(model="small", epochs=3, batch_size=8, padding=1, flip=False, cutout=4, train_images=32)
+SETTINGS = TrainingSettings(
+    model="small", epochs=3, batch_size=8, learning_rate=0.1, padding=1, flip=False, cutout=4, train_images=32
+)
 
 
 def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -144,10 +150,18 @@ def test_unusable_networks(name: str, channels: int, message: str) -> None:
 # --- one training -----------------------------------------------------------------------------------------------------
 
 
-def split_of(train: int = 32, test: int = 32, **options: Any) -> Split:
+def halves(train: int = 32, test: int = 32) -> tuple[ImageSet, ImageSet]:
+    """Training and test images."""
     data = load_images(Halves(train + test))
-    first, rest = (ImageSet(data.images[part], data.labels[part], 2) for part in (slice(train), slice(train, None)))
-    return Split(first, rest, **{"size": (8, 8)} | options)
+    return data.subset(torch.arange(train)), data.subset(torch.arange(train, train + test))
+
+
+def training_of(
+    data: ImageSet, *, crop: Crop | None = None, augment: Any = None, network: str = "small", **changes: Any
+) -> Fit:
+    recipe = Recipe(**{"epochs": 3, "batch_size": 8} | changes)
+    make = partial(make_network, network, channels=1, classes=2)
+    return Fit(data, make, recipe, crop or Crop((8, 8)), augment=augment)
 
 
 @pytest.fixture
@@ -179,23 +193,21 @@ def test_the_learning_rate_rises_and_falls() -> None:
 
 @pytest.mark.usefixtures("_forked")
 def test_a_network_learns_and_is_tested_on_the_test_images() -> None:
-    settings = dataclasses.replace(SETTINGS, epochs=15)
-    training = Training(split_of(), settings, lambda generator: None, cutout_side=0, seed=0)
-    before = training.test()[0]
+    train, test = halves()
+    training = training_of(train, epochs=15)
+    before = training.test(test)[0]
     rates = [training.train_epoch()["learning_rate"] for _ in range(15)]
-    assert rates.index(max(rates)) in (4, 5)
+    assert rates.index(max(rates)) in (2, 3)  # a fifth of the steps
     assert max(rates) == pytest.approx(0.1)
-    row = training.row()
+    error, loss = training.test(test)
     assert before > 0.2
-    assert row["error"] == 0
-    assert row["train_accuracy"] == 1
-    test = training.split.test
+    assert error == 0
     with torch.no_grad():
         logits = training.network(training.normalise(test.images))
-    assert row["loss"] == pytest.approx(nn.functional.cross_entropy(logits, test.labels).item())
-    wrong = dataclasses.replace(training.split, test=ImageSet(test.images, 1 - test.labels, 2))
-    training.split = wrong
-    assert training.test()[0] == 1
+    assert loss == pytest.approx(nn.functional.cross_entropy(logits, test.labels).item())
+    assert training.test(ImageSet(test.images, 1 - test.labels, 2))[0] == 1
+    larger = ImageSet(nn.functional.pad(test.images, (2, 2, 2, 2)), test.labels, 2)
+    assert training.test(larger) == (error, loss)  # the centre is what there was before the padding
 
 
 @pytest.mark.usefixtures("_forked")
@@ -207,17 +219,42 @@ def test_augmentation_comes_first_then_crop_normalisation_and_cutout() -> None:
         met.append(images)
         return torch.full_like(images, 255)
 
-    training = Training(split_of(padding=2), SETTINGS, lambda generator: augment, cutout_side=4, seed=0)
+    train, _ = halves()
+    training = training_of(train, crop=Crop((8, 8), padding=2), augment=lambda generator: augment, cutout=4)
     training.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     training.train_epoch()
     white = training.normalise(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8)).item()
     black = training.normalise(torch.zeros((1, 1, 1, 1), dtype=torch.uint8)).item()
     assert {images.dtype for images in met} == {torch.uint8}
     assert sorted(image.sum().item() for images in met for image in images) == sorted(
-        image.sum().item() for image in training.split.train.images
+        image.sum().item() for image in train.images
     )  # each image once an epoch, as it is
     # White from the augmentation, black from the padding of the crop, zero from Cutout, which is after normalisation.
     assert torch.cat(seen).unique().tolist() == pytest.approx([black, 0.0, white])
+
+
+@pytest.mark.usefixtures("_forked")
+def test_a_network_of_pixels_is_tested_on_its_labelled_pixels() -> None:
+    train, test = halves()
+    masks = (test.images[:, 0] > 120).to(torch.uint8)
+    half = masks.clone()
+    half[:, :4] = IGNORED
+    make = partial(make_pixel_network, "small", channels=1, classes=2)
+    training = Fit(ImageSet(test.images, masks, 2), make, Recipe(epochs=2, batch_size=8), Crop((8, 8)))
+    fit(training)
+    with torch.no_grad():
+        logits = training.network(training.normalise(test.images))[:, :, 4:]
+    error, loss = training.test(ImageSet(test.images, half, 2))
+    assert error == pytest.approx((logits.argmax(1) != masks[:, 4:]).double().mean().item())
+    assert loss == pytest.approx(nn.functional.cross_entropy(logits, masks[:, 4:].long()).item(), rel=1e-5)
+
+
+@pytest.mark.usefixtures("_forked")
+def test_settings_become_a_recipe() -> None:
+    recipe = dataclasses.replace(SETTINGS, learning_rate=None, warmup=0.1).recipe(torch.device("cpu"), cutout=6)
+    assert recipe == Recipe(
+        epochs=3, batch_size=8, learning_rate=0.1 * 8 / 128, weight_decay=5e-4, warmup=0.1, gradient_clip=5, cutout=6
+    )
 
 
 def test_a_network_may_compute_in_bfloat16() -> None:
@@ -231,11 +268,11 @@ def test_a_network_may_compute_in_bfloat16() -> None:
 @pytest.mark.usefixtures("_forked")
 def test_a_model_that_gives_no_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "mine", lambda channels, classes: nn.Conv2d(channels, 5, 8), raising=False)
-    name = f"{models.__name__}:mine"
-    settings = dataclasses.replace(SETTINGS, model=name)
-    training = Training(split_of(), settings, lambda generator: None, cutout_side=0, seed=0)
-    with pytest.raises(ValueError, match=rf"^{name} should give logits \[32, 2\], but gave \[32, 5, 1, 1\] instead$"):
-        training.test()
+    train, test = halves()
+    training = training_of(train, network=f"{models.__name__}:mine")
+    message = r"^the network should give logits \[32, 2\], but gave \[32, 5, 1, 1\] instead$"
+    with pytest.raises(ValueError, match=message):
+        training.test(test)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +281,8 @@ def test_a_model_that_gives_no_logits(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"epochs": 0}, "epochs should be positive, but got 0 instead"),
         ({"learning_rate": 0.0}, "learning_rate should be positive, but got 0.0 instead"),
         ({"cutout": -1}, "cutout should not be negative, but got -1 instead"),
-        ({"warmup_epochs": -1}, "warmup_epochs should not be negative, but got -1 instead"),
+        ({"learning_rate": math.nan}, "learning_rate should be positive, but got nan instead"),
+        ({"warmup": 1.0}, "warmup should be in [0, 1), but got 1.0 instead"),
     ],
 )
 def test_unusable_settings(changes: dict[str, Any], message: str) -> None:
@@ -346,13 +384,13 @@ def test_without_a_test_split_the_rest_is_tested(tmp_path: Path) -> None:
 
 def test_the_subset_is_fixed_or_each_trainings_own(monkeypatch: pytest.MonkeyPatch) -> None:
     met: list[Tensor] = []
-    start = Training.__init__
+    start = Fit.__init__
 
-    def noted(self: Training, split: Split, *args: Any, **options: Any) -> None:
-        met.append(split.train.images)
-        start(self, split, *args, **options)
+    def noted(self: Fit, data: ImageSet, *args: Any, **options: Any) -> None:
+        met.append(data.images)
+        start(self, data, *args, **options)
 
-    monkeypatch.setattr(Training, "__init__", noted)
+    monkeypatch.setattr(Fit, "__init__", noted)
     epoch = dataclasses.replace(SETTINGS, epochs=1)
     run("none,cutout", epoch, seeds=2)
     expected = load_images(Halves(), num_images=32, seed=0).images  # what a search of seed 0 works on
@@ -484,15 +522,15 @@ def test_a_resumed_evaluation_is_bit_for_bit_the_uninterrupted_one(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(text, seeds=2, out=tmp_path / "whole")
-    train_epoch, calls = Training.train_epoch, []
+    train_epoch, calls = Fit.train_epoch, []
 
-    def counted(self: Training) -> dict[str, float]:
+    def counted(self: Fit) -> dict[str, float]:
         calls.append(None)
         if len(calls) in (6, 13):  # in the second and in the fourth training, each 3 epochs long
             raise KeyboardInterrupt
         return train_epoch(self)
 
-    monkeypatch.setattr(Training, "train_epoch", counted)
+    monkeypatch.setattr(Fit, "train_epoch", counted)
     for attempt in range(3):
         if attempt < 2:
             with pytest.raises(KeyboardInterrupt):
@@ -507,15 +545,15 @@ def test_a_resumed_evaluation_is_bit_for_bit_the_uninterrupted_one(
 
 @contextlib.contextmanager
 def interrupted_in_the_third_epoch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    train_epoch = Training.train_epoch
+    train_epoch = Fit.train_epoch
 
-    def interrupted(self: Training) -> dict[str, float]:
+    def interrupted(self: Fit) -> dict[str, float]:
         if self.epoch == 2:
             raise KeyboardInterrupt
         return train_epoch(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "train_epoch", interrupted)
+        patch.setattr(Fit, "train_epoch", interrupted)
         with pytest.raises(KeyboardInterrupt):
             yield
 
@@ -537,8 +575,8 @@ def test_finished_trainings_stay_and_others_may_be_added(tmp_path: Path, monkeyp
     epoch = dataclasses.replace(SETTINGS, epochs=1)
     first = run("none", epoch, out=tmp_path)
     done = []
-    train_epoch = Training.train_epoch
-    monkeypatch.setattr(Training, "train_epoch", lambda self: done.append(None) or train_epoch(self))
+    train_epoch = Fit.train_epoch
+    monkeypatch.setattr(Fit, "train_epoch", lambda self: done.append(None) or train_epoch(self))
     rows = run("none,cutout", epoch, seeds=2, out=tmp_path)
     assert rows[0] == first[0]
     assert len(done) == 3
@@ -610,10 +648,10 @@ def test_unusable_arguments(
 def test_an_interrupted_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(self: Training) -> dict[str, float]:
+    def interrupted(self: Fit) -> dict[str, float]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Training, "train_epoch", interrupted)
+    monkeypatch.setattr(Fit, "train_epoch", interrupted)
     assert main([*TINY, "--out", str(tmp_path)]) == 130
     assert f"interrupted; {tmp_path} keeps what is done, and the same command continues it" in capsys.readouterr().err
 

@@ -24,6 +24,7 @@ from fasteraa_transforms.policy.pictures import tile
 from fasteraa_transforms.relaxed import RelaxedPolicy
 from fasteraa_transforms.search import Digits, Settings, load_images, search
 from fasteraa_transforms.search.algorithm.wasserstein import STEP_METRICS
+from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.evaluation.affinity import AffinityDiversity, affinity_and_diversity
 from fasteraa_transforms.search.report import page as report
@@ -400,7 +401,7 @@ def test_affinity_repeats_by_seed_and_leaves_the_random_state() -> None:
     data = load_images(Digits(), num_images=60)
     before = torch.get_rng_state()
     one, again, other = (
-        affinity_and_diversity(some_policy(), data, networks=1, epochs=2, padding=1, flip=True, seed=seed)
+        affinity_and_diversity(some_policy(), data, networks=1, epochs=2, crop=Crop((8, 8), 1, True), seed=seed)
         for seed in (0, 0, 1)
     )
     assert torch.equal(torch.get_rng_state(), before)
@@ -410,7 +411,7 @@ def test_affinity_repeats_by_seed_and_leaves_the_random_state() -> None:
 
 def test_affinity_with_a_crop() -> None:
     data = load_images(Digits(), num_images=60, size=(12, 12))
-    found = affinity_and_diversity(always("flip"), data, size=(8, 8), networks=1, epochs=1)
+    found = affinity_and_diversity(always("flip"), data, crop=Crop((8, 8)), networks=1, epochs=1)
     assert 0 <= found.clean_accuracy[0] <= 1
 
 

@@ -5,20 +5,22 @@ Augmentation", https://arxiv.org/abs/2002.08973.
 """
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from fasteraa_transforms.backends.run import apply
 from fasteraa_transforms.policy.policy import Policy
-from fasteraa_transforms.search.data.images import ImageSet, baseline
-from fasteraa_transforms.search.networks.table import make_backbone
+from fasteraa_transforms.search.data.crop import Crop
+from fasteraa_transforms.search.data.images import ImageSet
+from fasteraa_transforms.search.networks.fit import Fit, Recipe, fit
+from fasteraa_transforms.search.networks.table import make_network
 
 HELD_OUT = 0.2  # of the images
-LEARNING_RATE = 1e-3
+NETWORK = "small"
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,7 @@ def affinity_and_diversity(
     policy: Policy,
     data: ImageSet,
     *,
-    size: tuple[int, int] | None = None,
-    padding: int = 0,
-    flip: bool = False,
+    crop: Crop | None = None,
     networks: int = 3,
     epochs: int = 30,
     batch_size: int = 128,
@@ -83,15 +83,13 @@ def affinity_and_diversity(
 ) -> AffinityDiversity:
     """Train small networks on ``data`` with and without ``policy``, and compare.
 
-    A fifth of the images is held out, another one for each network. The network is the critic's "small" one with a
-    linear class head; Adam, learning rate 1e-3. Training images have the baseline crop and flip, after the policy.
+    A fifth of the images is held out, another one for each network. Training images have the baseline crop and flip,
+    after the policy.
 
     Args:
         policy: the policy.
         data: images and labels, not masks, on the device to compute on.
-        size: (height, width) of the crop; that of the images if None.
-        padding: zeros on every side before the crop.
-        flip: whether to mirror with chance 1/2.
+        crop: the preprocessing; a crop of the whole image, without padding and flip, if None.
         networks: pairs of networks, each with its own split and start.
         epochs: passes over the training images.
         batch_size: images a step.
@@ -109,84 +107,32 @@ def affinity_and_diversity(
         >>> found.affinity  # of a policy that does nothing
         (0.0,)
     """
-    if len(data.images) < 1 / HELD_OUT:
-        raise ValueError(f"data should hold 5 images or more, but got {len(data.images)} instead")
+    if len(data) < 1 / HELD_OUT:
+        raise ValueError(f"data should hold 5 images or more, but got {len(data)} instead")
     if data.has_masks:
         raise ValueError("data should have a label for each image, but got masks instead")
     device = data.images.device
-    size = size or (data.images.shape[2], data.images.shape[3])
+    crop = crop or Crop((data.images.shape[2], data.images.shape[3]))
+    recipe = Recipe.of(NETWORK, epochs=epochs, batch_size=batch_size)
     results: list[tuple[float, ...]] = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for number in range(networks):
             generator = torch.Generator().manual_seed(seed + number)
-            order = torch.randperm(len(data.images), generator=generator).to(device)
+            order = torch.randperm(len(data), generator=generator).to(device)
             held_out, kept = order.tensor_split([int(len(order) * HELD_OUT)])
-            options: dict[str, Any] = {"size": size, "padding": padding, "flip": flip}
-            options |= {"epochs": epochs, "batch_size": batch_size, "seed": seed + number}
-            training = ImageSet(data.images[kept], data.labels[kept], data.classes)
-            network, clean_loss = _train(training, None, **options)
-            _, augmented_loss = _train(training, policy, **options)
-            images, labels = data.images[held_out], data.labels[held_out]
-            accuracies = []
-            for shown in (images, apply(images, policy.sample(len(images), generator=generator))):
-                top, left = ((extent - side) // 2 for extent, side in zip(shown.shape[2:], size, strict=True))
-                shown = shown[:, :, top : top + size[0], left : left + size[1]]
-                with torch.no_grad():
-                    outputs = torch.cat([network(batch.float() / 255) for batch in shown.split(batch_size)])
-                accuracies.append((outputs.argmax(1) == labels).float().mean().item())
-            results.append((*accuracies, clean_loss, augmented_loss))
+            unseen, training_images = data.subset(held_out), data.subset(kept)
+            clean, augmented = (
+                Fit(training_images, _network_for(data), recipe, crop, augment=augment, seed=seed + number)
+                for augment in (None, policy)
+            )
+            losses = [fit(training)["loss"] for training in (clean, augmented)]
+            moved = ImageSet(
+                apply(unseen.images, policy.sample(len(unseen), generator=generator)), unseen.labels, data.classes
+            )
+            accuracies = [1 - clean.test(shown)[0] for shown in (unseen, moved)]
+            results.append((*accuracies, *losses))
     return AffinityDiversity(*zip(*results, strict=True))
 
 
-def _train(
-    data: ImageSet,
-    policy: Policy | None,
-    *,
-    size: tuple[int, int],
-    padding: int,
-    flip: bool,
-    epochs: int,
-    batch_size: int,
-    seed: int,
-) -> tuple[nn.Module, float]:
-    """A network of images in [0, 1], and its mean loss over the last epoch."""
-    device = data.images.device
-    torch.default_generator.manual_seed(seed)
-    channels = data.images.shape[1]
-    backbone = make_backbone("small", channels)
-    width = backbone(torch.zeros(1, channels, *size)).shape[1]
-    pixels = data.images.transpose(0, 1).flatten(1).float() / 255
-    normalise = _Normalise(pixels.mean(1), pixels.std(1).clamp(min=1e-3))
-    network = nn.Sequential(normalise, backbone, nn.Linear(width, data.classes)).to(device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
-    generator = torch.Generator().manual_seed(seed)
-    draws = torch.Generator(device).manual_seed(seed)
-    losses: list[Tensor] = []
-    for _ in range(epochs):
-        losses.clear()
-        for index in torch.randperm(len(data.images), generator=generator).to(device).split(batch_size):
-            images, labels = data.images[index], data.labels[index]
-            if policy is not None:
-                images = apply(images, policy.sample(len(images), generator=generator))
-            images = baseline(images, size=size, padding=padding, flip=flip, generator=draws)
-            loss = F.cross_entropy(network(images.float() / 255), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach() * len(index))
-    return network, torch.stack(losses).sum().item() / len(data.images)
-
-
-class _Normalise(nn.Module):
-    """Zero mean and unit deviation a channel."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean[:, None, None])
-        self.register_buffer("std", std[:, None, None])
-
-    def forward(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
+def _network_for(data: ImageSet) -> Callable[[], nn.Module]:
+    return lambda: make_network(NETWORK, channels=data.images.shape[1], classes=data.classes)

@@ -22,6 +22,7 @@ from torchvision.transforms import v2
 from fasteraa_transforms.pipeline.transform import FasterAutoAugment
 from fasteraa_transforms.policy.policy import Policy
 from fasteraa_transforms.relaxed import RelaxedPolicy
+from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import (
     FOLDER_RECIPE,
     RECIPES,
@@ -30,8 +31,10 @@ from fasteraa_transforms.search.data.images import (
     load_images,
     open_dataset,
 )
-from fasteraa_transforms.search.evaluation.training import Augment, Split, Training, TrainingSettings, resolve
-from fasteraa_transforms.search.networks.table import fitting_critic
+from fasteraa_transforms.search.evaluation.checkpointed import CheckpointedFit
+from fasteraa_transforms.search.evaluation.settings import TrainingSettings
+from fasteraa_transforms.search.networks.fit import Augment, Fit
+from fasteraa_transforms.search.networks.table import fitting_critic, make_network
 from fasteraa_transforms.search.runtime.folder import RunFolder, processor
 from fasteraa_transforms.search.runtime.world import World, join
 
@@ -145,6 +148,21 @@ def _open(name: str, **options: Any) -> MapDataset:
     if not hasattr(dataset, "__getitem__"):
         raise ValueError(f"{name} should be a map-style dataset, but got a {type(dataset).__name__} instead")
     return cast(MapDataset, dataset)
+
+
+@dataclass(frozen=True)
+class Split:
+    """What networks are trained on, and what they are tested on.
+
+    Attributes:
+        train: the training images.
+        test: the test images, of the same classes.
+        crop: random in training; its centre is tested.
+    """
+
+    train: ImageSet
+    test: ImageSet
+    crop: Crop
 
 
 @dataclass(frozen=True)
@@ -354,7 +372,7 @@ class _Evaluation:
         self.counts = len(first.train.images), len(first.test.images)
         self.classes = first.train.classes
         if self.settings.model is None:
-            self.settings = dataclasses.replace(self.settings, model=fitting_critic(first.size))
+            self.settings = dataclasses.replace(self.settings, model=fitting_critic(first.crop.size))
 
     def run(self, seeds: int, paper: dict[str, float], progress: bool) -> list[dict[str, Any]]:
         from tqdm import tqdm
@@ -439,12 +457,12 @@ class _Evaluation:
                 raise ValueError(
                     f"{self.out} was trained with another policy called {label}; choose another label or folder"
                 )
-        rate, decay, bfloat16 = resolve(self.settings, self.device)
+        recipe = self.settings.recipe(self.device)
         about = {
             "settings": mine,
-            "learning_rate": rate,
-            "weight_decay": decay,
-            "precision": "bfloat16" if bfloat16 else "float32",
+            "learning_rate": recipe.learning_rate,
+            "weight_decay": recipe.weight_decay,
+            "precision": "bfloat16" if recipe.bfloat16 else "float32",
             "train_images": self.counts[0],
             "test_images": self.counts[1],
             "classes": self.classes,
@@ -498,7 +516,7 @@ class _Evaluation:
             test = moved(loaded.images, loaded.labels)
         size = self.image_size or (train.images.shape[-2], train.images.shape[-1])
         assert settings.padding is not None
-        return Split(train, test, size, settings.padding, bool(settings.flip))
+        return Split(train, test, Crop(size, settings.padding, bool(settings.flip)))
 
     def _policy(self, augmentation: Augmentation, seed: int) -> Policy | None:
         """The policy it trains with, of those that are policies."""
@@ -524,7 +542,18 @@ class _Evaluation:
         if label == "none" or not (label == "cutout" or settings.cutout_after):
             side = 0
         checkpoint = self._checkpoint(augmentation, seed) if self.out is not None else None
-        training = Training(split, settings, build, cutout_side=side, seed=seed, checkpoint=checkpoint)
+        model, channels = settings.model, split.train.images.shape[1]
+        assert model is not None
+        training = Fit(
+            split.train,
+            lambda: make_network(model, channels=channels, classes=split.train.classes),
+            settings.recipe(self.device, cutout=side),
+            split.crop,
+            augment=build,
+            seed=seed,
+            compile=settings.compile,
+        )
+        kept = CheckpointedFit(training, checkpoint)
         writer = None
         if self.out is not None:
             from torch.utils.tensorboard import SummaryWriter
@@ -532,15 +561,17 @@ class _Evaluation:
             events = self.out / "tensorboard" / _file_name(augmentation, seed)
             writer = SummaryWriter(str(events), purge_step=training.epoch + 1 if training.epoch else None)
         bar.update(training.epoch)
+
+        def tell(measured: dict[str, float]) -> None:
+            if writer is not None:
+                for key, value in measured.items():
+                    writer.add_scalar(f"train/{key}", value, training.epoch)
+            bar.update()
+            bar.set_postfix(loss=f"{measured['loss']:.3f}", refresh=False)
+
         try:
-            while training.epoch < settings.epochs:
-                measured = training.train_epoch()
-                if writer is not None:
-                    for key, value in measured.items():
-                        writer.add_scalar(f"train/{key}", value, training.epoch)
-                bar.update()
-                bar.set_postfix(loss=f"{measured['loss']:.3f}", refresh=False)
-            row = training.row()
+            kept.run(tell)
+            row = _row(kept, split.test)
             if writer is not None:
                 writer.add_scalar("test/error", row["error"], training.epoch)
                 writer.add_scalar("test/loss", row["loss"], training.epoch)
@@ -594,6 +625,22 @@ class _Evaluation:
 
 def _replace(path: Path, text: str) -> None:
     RunFolder(path.parent).replace(path, lambda file: file.write_text(text))
+
+
+def _row(kept: CheckpointedFit, test: ImageSet) -> dict[str, Any]:
+    """What a finished training is worth, as it goes into ``rows.jsonl``."""
+    training = kept.training
+    error, loss = training.test(test)
+    images = training.steps_per_epoch * training.batch_size * training.epoch
+    return {
+        "error": error,
+        "loss": loss,
+        "train_loss": kept.means["loss"],
+        "train_accuracy": kept.means["accuracy"],
+        "epochs": training.epoch,
+        "seconds": round(kept.seconds, 3),
+        "images_per_second": round(images / kept.seconds, 1),
+    }
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, int]:

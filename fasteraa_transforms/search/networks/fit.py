@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
@@ -189,9 +190,11 @@ class Fit:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
             logits = self.network(images)
         classes = self.data.classes
-        if not isinstance(logits, Tensor) or logits.shape[:2] != (len(images), classes):
+        pixels = images.shape[2:] if self.data.has_masks else ()
+        if not isinstance(logits, Tensor) or logits.shape != (len(images), classes, *pixels):
             found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"the network should give logits [{len(images)}, {classes}], but gave {found} instead")
+            wanted = [len(images), classes, *pixels]
+            raise ValueError(f"the network should give logits {wanted}, but gave {found} instead")
         return logits.float()
 
     def train_epoch(self) -> dict[str, float]:
@@ -222,6 +225,30 @@ class Fit:
         mean_loss, mean_accuracy = torch.stack(measured).mean(0).tolist()  # the one place that waits for the device
         self.epoch += 1
         return {"loss": mean_loss, "accuracy": mean_accuracy, "learning_rate": rate}
+
+    @torch.no_grad()
+    def test(self, data: ImageSet) -> tuple[float, float]:
+        """Error in [0, 1] and mean cross entropy on the centres of images, or over their labelled pixels.
+
+        Leaves the network in evaluation mode.
+
+        Args:
+            data: images that were not trained on, on the same device.
+        """
+        self.network.eval()
+        totals = torch.zeros(3, dtype=torch.float64, device=data.images.device)
+        at_once = 32 if data.has_masks else 256
+        for images, labels in zip(data.images.split(at_once), data.labels.split(at_once), strict=True):
+            logits = self.logits(self.crop.centre(images))
+            if data.has_masks:
+                labels = self.crop.centre(labels).long()
+            labelled = labels != IGNORED if data.has_masks else torch.ones_like(labels, dtype=torch.bool)
+            wrong = ((logits.argmax(1) != labels) & labelled).sum()
+            ignored = IGNORED if data.has_masks else -100
+            loss = F.cross_entropy(logits, labels, reduction="sum", ignore_index=ignored)
+            totals += torch.stack([wrong, loss, labelled.sum()]).double()
+        wrong, loss, count = totals.tolist()
+        return wrong / max(count, 1), loss / max(count, 1)
 
     def _batches(self) -> Any:
         """The batches of an epoch, augmented and cropped: uint8 [B, C, *crop.size] and their labels."""

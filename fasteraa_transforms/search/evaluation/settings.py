@@ -1,0 +1,106 @@
+"""How the networks of an evaluation are trained."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from fasteraa_transforms.search.networks.fit import Recipe
+from fasteraa_transforms.search.networks.table import find_network
+from fasteraa_transforms.search.settings import computes_in_bfloat16
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the networks of an evaluation are trained: the recipe of Fast AutoAugment, which the paper follows.
+
+    SGD with Nesterov momentum 0.9. The learning rate rises linearly during the warm-up and falls as a cosine after it.
+    The augmentation comes first, then random crop and flip, normalisation, and Cutout. None means "as fits" the data
+    set or the model.
+
+    Raises:
+        ValueError: a number is out of its range.
+
+    Example:
+        >>> TrainingSettings(epochs=20).batch_size
+        128
+    """
+
+    model: str | None = None
+    """small, compact, resnet9, wrn16_2, wrn40_2, wrn28_10, resnet50 or another of torchvision's, or module:callable
+    taking the numbers of channels and of classes; none: small for digits, else by the size of the images: small up to
+    16 pixels, wrn40_2 up to 64, else resnet50."""
+    epochs: int = 200
+    """Passes over the training images."""
+    batch_size: int = 128
+    """Images a step; the last images of an epoch that fill no batch are left out, others each time."""
+    learning_rate: float | None = None
+    """At its peak; none: for a batch of 128 as in Fast AutoAugment's repository, 0.05 for ResNet-50, 0.1 for WideResNet
+    and all others; for other batches in proportion."""
+    weight_decay: float | None = None
+    """None: as there, 2e-4 for WideResNet-40-2, 1e-4 for ResNet-50, 5e-4 for all others."""
+    warmup: float = 0.025
+    """Share of the steps in which the learning rate rises."""
+    gradient_clip: float = 5.0
+    """Largest norm of the gradient; 0: no limit."""
+    cutout: int | None = None
+    """Side in pixels of the square that Cutout blanks; none: 16, 20 for SVHN, 0 for ImageNet."""
+    cutout_after: bool = True
+    """Whether Cutout follows every augmentation, as in the paper, or is a control of its own only."""
+    train_images: int | None = None
+    """Train on a random subset of this size; none: all, or half of the images where there is no test split."""
+    split_seed: int | None = 0
+    """Of that subset: the images that a search with this seed and as many images works on; none: that of each
+    training."""
+    image_size: int | None = None
+    """Side in pixels that images are resized and cropped to; none: their own size (32 for digits, 224 for ImageNet)."""
+    padding: int | None = None
+    """Zeros around an image before its random crop, in pixels; none: 4 (0 for ImageNet)."""
+    flip: bool | None = None
+    """Whether images are mirrored with chance 1/2; none: yes, but for digits."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, …; auto: cuda where there is one."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the network; auto: bfloat16 for all but small ones where the hardware computes in it, else float32."""
+    compile: bool = False
+    """Whether torch.compile compiles the network."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate", "train_images", "image_size"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} should be positive, but got {value} instead")
+        for name in ("weight_decay", "gradient_clip", "cutout", "split_seed", "padding"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name} should not be negative, but got {value} instead")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup should be in [0, 1), but got {self.warmup} instead")
+
+    def recipe(self, device: torch.device, *, cutout: int = 0) -> Recipe:
+        """How `networks.fit` trains a network of these settings on ``device``.
+
+        Args:
+            device: to train on.
+            cutout: side of the square that Cutout blanks, in pixels; 0 for none.
+
+        Example:
+            >>> settings = TrainingSettings(model="wrn40_2", batch_size=64, precision="float32")
+            >>> recipe = settings.recipe(torch.device("cpu"))
+            >>> recipe.learning_rate, recipe.weight_decay, recipe.bfloat16
+            (0.05, 0.0002, False)
+        """
+        name = self.model or ""
+        row = find_network(name)
+        fast = (row is None or row.large) and computes_in_bfloat16(device)
+        given = {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay}
+        return Recipe.of(
+            name,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            warmup=self.warmup,
+            gradient_clip=self.gradient_clip,
+            cutout=cutout,
+            bfloat16=fast if self.precision == "auto" else self.precision == "bfloat16",
+            **{key: value for key, value in given.items() if value is not None},
+        )
