@@ -35,9 +35,8 @@ from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.networks.backbones import WideResNet
 from fasteraa_transforms.search.networks.critic import Critic, gradient_penalty
 from fasteraa_transforms.search.networks.second_order import SecondOrderBatchNorm2d, SecondOrderConv2d
-from fasteraa_transforms.search.runtime.folder import processor
 from fasteraa_transforms.search.runtime.graph import CudaCapture, GraphedStep
-from fasteraa_transforms.search.settings import computes_in_bfloat16
+from fasteraa_transforms.search.runtime.hardware import computes_in_bfloat16, device_name
 
 CHUNK = 8  # the paper's, for CIFAR
 
@@ -150,7 +149,7 @@ def wait_for(device: torch.device) -> None:
 
 
 def hardware(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    return device_name(device)
 
 
 def objectives(device: torch.device) -> tuple[Objective, Objective]:

@@ -143,7 +143,7 @@ def _saved(folder: Path) -> tuple[dict[str, Any], str, Settings]:
     run = RunFolder(folder)
     if not run.settings.is_file():
         raise FileNotFoundError(f"{folder} holds no run to resume")
-    saved = json.loads(run.settings.read_text())
+    saved = json.loads(run.settings.read_text(encoding="utf-8"))
     if not saved["source"]:
         raise ValueError(f"{folder} was searched from Python; resume it there, with search(…, resume=True)")
     return saved["source"], saved["dataset"], run.load_settings()

@@ -32,10 +32,11 @@ from fasteraa_transforms.search.networks.losses import SegmentationCritic, chanc
 from fasteraa_transforms.search.networks.table import fitting_critic, make_backbone
 from fasteraa_transforms.search.report import page as report
 from fasteraa_transforms.search.report import plots as pictures
-from fasteraa_transforms.search.runtime.folder import RunFolder, processor
+from fasteraa_transforms.search.runtime.folder import RunFolder
 from fasteraa_transforms.search.runtime.graph import CudaCapture, GraphedStep, Step
+from fasteraa_transforms.search.runtime.hardware import computes_in_bfloat16, device_name
 from fasteraa_transforms.search.runtime.world import RanksLost, World, join, synchronise
-from fasteraa_transforms.search.settings import GROUPS, Settings, computes_in_bfloat16
+from fasteraa_transforms.search.settings import GROUPS, Settings
 
 EXPLODED = 1e4
 """A gradient penalty above it, in the median step of an epoch, ends the search: a slope above 100 where 1 is wanted."""
@@ -607,7 +608,7 @@ class _Run:
             "epochs": self.state.epoch,
             "steps": self.state.epoch * self.steps_per_epoch,
             "seconds": round(self.seconds, 1),
-            "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+            "hardware": device_name(device),
             "threads": torch.get_num_threads(),
             "processes": self.world.size,
             "versions": {

@@ -3,10 +3,7 @@
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Self
-
-import torch
 
 from fasteraa_transforms.operations.table import OPERATIONS
 
@@ -163,23 +160,6 @@ class Settings:
 PRESETS = {"default": Settings(), "paper": Settings.paper()}
 
 
-def pick_device(name: str) -> torch.device:
-    """The device called ``name``; "auto" is CUDA where there is one.
-
-    Raises:
-        ValueError: no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition(". ")[0].splitlines()[0]
-        raise ValueError(f"device should be auto or one that PyTorch finds, but got {name!r} ({reason})") from error
-    return device
-
-
 def find_callable(kind: str, name: str) -> Callable[..., Any]:
     """What ``module:callable`` names.
 
@@ -202,14 +182,3 @@ def find_callable(kind: str, name: str) -> Callable[..., Any]:
     if not callable(found):
         raise ValueError(f"{kind} {name!r} should be callable, but got {type(found).__name__} instead")
     return found
-
-
-def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware has bfloat16 arithmetic, so that it is faster than float32 and not only smaller."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags

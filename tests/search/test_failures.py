@@ -250,7 +250,7 @@ def test_kill_9_and_a_full_disk_leave_the_last_checkpoint(tmp_path: Path) -> Non
         result = run_program(how, *ARGUMENTS, "--out", str(out))
         if how == "kill":
             assert result.returncode == -signal.SIGKILL, result.stderr
-            (torn,) = out.glob(".*")
+            (torn,) = out.glob(".*.tmp")
             assert torn.stat().st_size > 100_000
         else:
             assert result.returncode == 1, result.stderr

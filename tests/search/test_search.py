@@ -23,7 +23,8 @@ from fasteraa_transforms.search.networks.critic import Critic
 from fasteraa_transforms.search.networks.table import make_backbone
 from fasteraa_transforms.search.report import plots as pictures
 from fasteraa_transforms.search.runtime.folder import RunFolder
-from fasteraa_transforms.search.settings import GROUPS, PRESETS, computes_in_bfloat16, pick_device
+from fasteraa_transforms.search.runtime.hardware import computes_in_bfloat16, pick_device
+from fasteraa_transforms.search.settings import GROUPS, PRESETS
 
 SOURCE = {"dataset": "digits", "data_dir": "data"}
 SMALL = Settings.paper(epochs=3, num_images=256, batch_size=64, image_size=12, padding=1)
@@ -472,10 +473,10 @@ def test_devices() -> None:
 
 def test_bfloat16_on_the_cpu_is_what_the_processor_says(monkeypatch: pytest.MonkeyPatch) -> None:
     for flags, expected in (("avx2 avx512_bf16 sse", True), ("amx_bf16", True), ("avx512f avx2", False)):
-        monkeypatch.setattr(Path, "read_text", lambda self, flags=flags: f"flags\t: {flags}\n")
+        monkeypatch.setattr(Path, "read_text", lambda self, flags=flags, **options: f"flags\t: {flags}\n")
         assert computes_in_bfloat16(torch.device("cpu")) is expected
 
-    def missing(self: Path) -> str:
+    def missing(self: Path, **options: str) -> str:
         raise FileNotFoundError
 
     monkeypatch.setattr(Path, "read_text", missing)

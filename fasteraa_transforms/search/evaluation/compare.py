@@ -35,7 +35,8 @@ from fasteraa_transforms.search.evaluation.checkpointed import CheckpointedFit
 from fasteraa_transforms.search.evaluation.settings import TrainingSettings
 from fasteraa_transforms.search.networks.fit import Augment, Fit
 from fasteraa_transforms.search.networks.table import fitting_critic, make_network
-from fasteraa_transforms.search.runtime.folder import RunFolder, processor
+from fasteraa_transforms.search.runtime.folder import RunFolder
+from fasteraa_transforms.search.runtime.hardware import device_name
 from fasteraa_transforms.search.runtime.world import World, join
 
 CONTROLS = ("none", "cutout", "random", "trivialaugment", "randaugment", "autoaugment")
@@ -438,7 +439,7 @@ class _Evaluation:
         path = self.out / "settings.json"
         mine = {"dataset": self.name} | dataclasses.asdict(self.settings)
         if path.is_file():
-            theirs = json.loads(path.read_text())["settings"]
+            theirs = json.loads(path.read_text(encoding="utf-8"))["settings"]
             elsewhere = ("device", "compile")  # an evaluation may continue on another machine
             differences = [
                 f"{key}={theirs.get(key)!r}, but got {value!r}"
@@ -624,7 +625,7 @@ class _Evaluation:
 
 
 def _replace(path: Path, text: str) -> None:
-    RunFolder(path.parent).replace(path, lambda file: file.write_text(text))
+    RunFolder(path.parent).replace(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def _row(kept: CheckpointedFit, test: ImageSet) -> dict[str, Any]:
@@ -653,7 +654,7 @@ def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:  # not yet, or merged by now
         return []
     return [json.loads(line) for line in text.splitlines()]
@@ -665,9 +666,8 @@ def _one_by_one(transform: Callable[[Tensor], Tensor]) -> Augment:
 
 
 def _hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{processor()}, of which PyTorch uses {torch.get_num_threads()}"
+    name = device_name(device)
+    return name if device.type == "cuda" else f"{name}, of which PyTorch uses {torch.get_num_threads()}"
 
 
 def _digest(policy: Policy) -> str:

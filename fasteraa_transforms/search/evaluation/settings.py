@@ -7,7 +7,7 @@ import torch
 
 from fasteraa_transforms.search.networks.fit import Recipe
 from fasteraa_transforms.search.networks.table import find_network
-from fasteraa_transforms.search.settings import computes_in_bfloat16
+from fasteraa_transforms.search.runtime.hardware import computes_in_bfloat16
 
 
 @dataclass(frozen=True)

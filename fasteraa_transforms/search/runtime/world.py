@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fasteraa_transforms.search.networks.second_order import SecondOrderBatchNorm2d, channel, second_derivatives
-from fasteraa_transforms.search.settings import pick_device
+from fasteraa_transforms.search.runtime.hardware import pick_device
 
 TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others, who may be training a network of their own, before it gives them up. One that
