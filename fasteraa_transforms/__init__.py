@@ -12,6 +12,7 @@ Example:
 """
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
 from fasteraa_transforms import functional
 from fasteraa_transforms.backends.epilogue import Epilogue
@@ -20,8 +21,12 @@ from fasteraa_transforms.operations.table import OPERATIONS, Operation
 from fasteraa_transforms.pipeline.loader import AugmentCollate, DeviceLoader
 from fasteraa_transforms.pipeline.transform import FasterAutoAugment
 from fasteraa_transforms.plan import Plan
-from fasteraa_transforms.policy.policy import Candidate, Policy, PolicyError
+from fasteraa_transforms.policy.errors import PolicyError
+from fasteraa_transforms.policy.policy import Policy
 from fasteraa_transforms.relaxed import RelaxedPolicy
+
+if TYPE_CHECKING:
+    from fasteraa_transforms.policy.schema import Candidate
 
 __all__ = [
     "OPERATIONS",
@@ -43,3 +48,11 @@ try:
     __version__ = version("fasteraa_transforms")
 except PackageNotFoundError:  # a bare checkout, not installed
     __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Candidate":  # on first use: it needs pydantic, whose import takes a while
+        from fasteraa_transforms.policy.schema import Candidate
+
+        return Candidate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from PIL import Image, ImageOps
@@ -18,7 +18,11 @@ from torchvision.transforms.v2 import functional as tv
 from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.pipeline.transform import FasterAutoAugment
 from fasteraa_transforms.policy.pictures import sub_policy_sheet
-from fasteraa_transforms.policy.policy import Candidate, Policy
+from fasteraa_transforms.policy.policy import Policy
+from fasteraa_transforms.policy.text import magnitude_text
+
+if TYPE_CHECKING:  # it needs pydantic
+    from fasteraa_transforms.policy.schema import Candidate
 
 _SIDE = 224  # images are shown at this size or at that of the smallest
 
@@ -180,23 +184,18 @@ def _changes(a: Policy, b: Policy) -> Iterator[str]:
                 if len(found) == 2 and found[0] == found[1]:
                     continue
                 where = "both" if len(found) == 2 else "A" if key in in_a else "B"
-                texts = [(f"{each.weight:.4f}", f"{each.probability:.3f}", _magnitude(each)) for each in found]
+                texts = [(f"{each.weight:.4f}", f"{each.probability:.3f}", magnitude_text(each)) for each in found]
                 values = "  ".join(f"{' -> '.join(dict.fromkeys(column)):16}" for column in zip(*texts, strict=True))
                 yield f"{index:>10}  {k:>5}  {where:4}  {key[0]:14}  {values}".rstrip()
 
 
-def _by_operation(stage: tuple[Candidate, ...]) -> dict[tuple[str, int], Candidate]:
+def _by_operation(stage: "tuple[Candidate, ...]") -> "dict[tuple[str, int], Candidate]":
     """The candidates by their operation, and a number where a stage has it more than once."""
     found: dict[tuple[str, int], Candidate] = {}
     for candidate in stage:
         number = sum(name == candidate.operation for name, _ in found)
         found[candidate.operation, number] = candidate
     return found
-
-
-def _magnitude(candidate: Candidate) -> str:
-    sign = {1: "+", -1: "-", None: ""}[candidate.sign]
-    return "-" if candidate.magnitude is None else f"{sign}{candidate.magnitude:.3f}"
 
 
 if __name__ == "__main__":

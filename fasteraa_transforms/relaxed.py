@@ -1,6 +1,6 @@
 """The relaxed policy: the differentiable stand-in of a `Policy`, whose parameters the search learns."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torchvision.transforms import InterpolationMode
 from fasteraa_transforms import functional
 from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.pipeline.targets import GEOMETRIC
-from fasteraa_transforms.policy.policy import Candidate, Policy
+from fasteraa_transforms.policy.policy import Policy
 
 PROBABILITY_MARGIN = 1e-4  # keeps the logit finite; the gradient passes, so that a probability of 0 or 1 can come back
 
@@ -282,15 +282,15 @@ class RelaxedPolicy(nn.Module):
         probabilities = self.probabilities.clamp(0, 1).tolist()
         magnitudes = self.magnitudes.clamp(0, 1).tolist()
 
-        def candidate(*index: int) -> Candidate:
+        def candidate(*index: int) -> dict[str, Any]:
             row, stage, n = index
             operation = OPERATIONS[self.operations[n]]
-            return Candidate(
-                operation=operation.name,
-                weight=selection[index].item(),
-                probability=probabilities[row][stage][n],
-                magnitude=magnitudes[row][stage][n] if operation.has_magnitude else None,
-            )
+            return {
+                "operation": operation.name,
+                "weight": selection[index].item(),
+                "probability": probabilities[row][stage][n],
+                "magnitude": magnitudes[row][stage][n] if operation.has_magnitude else None,
+            }
 
         sub_policies, stages, operations = selection.shape
         return Policy(

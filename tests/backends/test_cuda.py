@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from fasteraa_transforms import OPERATIONS, Epilogue, FasterAutoAugment, Plan, Policy, apply
+from fasteraa_transforms.policy.sampling import tables_of
 
 triton = pytest.importorskip("triton")
 if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
@@ -255,7 +256,7 @@ def test_drawn_plan_equals_that_of_the_cpu(batch: int) -> None:
     expected = policy.sample(batch, generator=torch.Generator().manual_seed(3))
     generator = torch.Generator().manual_seed(3)
     uniform = torch.rand(batch, 1 + 6 * 2, dtype=torch.float64, generator=generator).to(DEVICE)
-    assert kernels.draw_plan(uniform, vars(policy._tables_on(DEVICE))) == expected
+    assert kernels.draw_plan(uniform, vars(tables_of(policy.sub_policies).to(DEVICE))) == expected
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

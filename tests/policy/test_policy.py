@@ -20,9 +20,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fasteraa_transforms.operations.table import OPERATIONS
-from fasteraa_transforms.policy import policy as policy_module
+from fasteraa_transforms.policy import Candidate, Policy, PolicyError, files
 from fasteraa_transforms.policy import schema as _schema
-from fasteraa_transforms.policy.policy import Candidate, Policy, PolicyError
 
 NAMES = list(OPERATIONS)
 LARGEST = 1 - 2.0**-53  # the largest number that torch.rand draws
@@ -727,7 +726,7 @@ def test_save_says_what_the_system_says(tmp_path: Path) -> None:
 
 
 def test_save_refuses_what_load_would_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy_module, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(files, "MAX_BYTES", 2**20)
     with pytest.raises(PolicyError, match="found more than 1 MiB, expected at most 1 MiB"):
         Policy([[[candidate()]]], provenance={"note": "x" * 2**20}).save(tmp_path / "policy.json")
     assert os.listdir(tmp_path) == []
@@ -742,7 +741,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     ):
         with pytest.raises(PolicyError) as caught:
             Policy.load(path)
-        assert str(caught.value) == f"{path}: $: found nothing readable ({reason}), expected a policy file"
+        shown = str(path).replace("\0", r"\x00")
+        assert str(caught.value) == f"{shown}: $: found nothing readable ({reason}), expected a policy file"
 
 
 def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
@@ -769,8 +769,8 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
 def test_a_file_of_the_largest_size_is_read(tmp_path: Path) -> None:
     path = tmp_path / "large.json"
     text = json.dumps(document())
-    path.write_text(text + " " * (policy_module.MAX_BYTES - len(text)))
-    assert path.stat().st_size == policy_module.MAX_BYTES
+    path.write_text(text + " " * (files.MAX_BYTES - len(text)))
+    assert path.stat().st_size == files.MAX_BYTES
     assert Policy.load(path) == Policy.from_json(text)
 
 

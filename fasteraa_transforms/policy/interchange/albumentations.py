@@ -6,7 +6,7 @@ albumentations is imported on the call, and only there.
 import importlib
 import math
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torchvision.transforms import InterpolationMode
@@ -14,14 +14,18 @@ from torchvision.transforms import InterpolationMode
 from fasteraa_transforms.operations import geometry as _geometry
 from fasteraa_transforms.operations import pillow as _pillow
 from fasteraa_transforms.operations.table import OPERATIONS
-from fasteraa_transforms.policy.policy import Candidate, Policy, PolicyError
+from fasteraa_transforms.policy.errors import PolicyError
+from fasteraa_transforms.policy.text import SubPolicies
+
+if TYPE_CHECKING:  # it needs pydantic
+    from fasteraa_transforms.policy.schema import Candidate
 
 _BORDER_CONSTANT = 0  # cv2.BORDER_CONSTANT, cv2.INTER_NEAREST and cv2.INTER_LINEAR
 _INTERPOLATION = {InterpolationMode.NEAREST: 0, InterpolationMode.BILINEAR: 1}
 
 
 def export(
-    policy: Policy,
+    sub_policies: SubPolicies,
     size: tuple[int, int],
     *,
     interpolation: InterpolationMode,
@@ -37,7 +41,7 @@ def export(
     if unknown:
         raise ValueError(f"leave_out should hold names of operations, but got {unknown} instead")
     exporter = _Exporter(_library(), height, width, _INTERPOLATION[interpolation], fill, leave_out)
-    return exporter.policy(policy)
+    return exporter.policy(sub_policies)
 
 
 def _library() -> Any:
@@ -68,16 +72,16 @@ class _Exporter:
             "fill": tuple(fill) if isinstance(fill, Sequence) else fill,
         }
 
-    def policy(self, policy: Policy) -> Any:
-        sub_policies = [
+    def policy(self, sub_policies: SubPolicies) -> Any:
+        choices = [
             self.module.Sequential(
                 [self.stage(stage, f"$.sub_policies[{i}][{k}]") for k, stage in enumerate(sub_policy)], p=1
             )
-            for i, sub_policy in enumerate(policy.sub_policies)
+            for i, sub_policy in enumerate(sub_policies)
         ]
-        return self.module.Compose([self.module.OneOf(sub_policies, p=1)])
+        return self.module.Compose([self.module.OneOf(choices, p=1)])
 
-    def stage(self, stage: tuple[Candidate, ...], place: str) -> Any:
+    def stage(self, stage: "tuple[Candidate, ...]", place: str) -> Any:
         """One of the candidates, each with its share of the draws; what they leave is NoOp's."""
         transforms = []
         for i, candidate in enumerate(stage):

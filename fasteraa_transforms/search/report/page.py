@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fasteraa_transforms.backends.run import apply
 from fasteraa_transforms.operations.table import OPERATIONS
+from fasteraa_transforms.policy import Candidate, Policy
 from fasteraa_transforms.policy.pictures import describe, tile
-from fasteraa_transforms.policy.policy import Candidate, Policy
 from fasteraa_transforms.search.report import plots as pictures
 
 _ORIGINALS, _SAMPLES = 2, 3  # of each sub-policy: so many images, each so often augmented
