@@ -5,7 +5,8 @@ Whether it helps: ``python -m fasteraa_transforms.search.evaluate``, or `compare
 
 from fasteraa_transforms.search.data.images import Digits, load_images, open_dataset
 from fasteraa_transforms.search.data.shards import Shards
-from fasteraa_transforms.search.evaluation.compare import compare, parse_augmentations
+from fasteraa_transforms.search.evaluation.compare import compare
+from fasteraa_transforms.search.evaluation.controls import parse_augmentations
 from fasteraa_transforms.search.evaluation.settings import TrainingSettings
 from fasteraa_transforms.search.networks.backbones import WideResNet
 from fasteraa_transforms.search.networks.critic import Critic, gradient_penalty

@@ -3,21 +3,19 @@
 DATASET is as for ``python -m fasteraa_transforms.search``; a folder may also hold ``train`` and ``test`` (or ``val``).
 """
 
-import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from fasteraa_transforms.search.data.images import RECIPES
-from fasteraa_transforms.search.evaluation.compare import (
-    CONTROLS,
-    compare,
-    format_table,
-    open_splits,
-    parse_augmentations,
-)
+from fasteraa_transforms.search.evaluation.compare import compare
+from fasteraa_transforms.search.evaluation.controls import CONTROLS, parse_augmentations
 from fasteraa_transforms.search.evaluation.settings import TrainingSettings
+from fasteraa_transforms.search.evaluation.splits import open_splits
+from fasteraa_transforms.search.evaluation.table import errors_of, format_table
+from fasteraa_transforms.search.evaluation.verdict import verdict
+from fasteraa_transforms.search.runtime.output import command_line, say
 from fasteraa_transforms.search.runtime.world import RanksLost, exit_with, join
 
 try:
@@ -26,20 +24,27 @@ except ImportError as error:
     raise SystemExit(f'{error}; the evaluation needs: pip install "fasteraa_transforms[search]"') from error
 
 
+_POLICIES = (
+    "Controls, shipped policies and policy files, separated by commas; label=FILE gives one a name of its own in the "
+    "table. Controls: " + "; ".join(f"{name}: {control.summary}" for name, control in CONTROLS.items()) + "."
+)
+
+
 @dataclass(frozen=True)
 class Command:
     """Train the same network with each augmentation, interleaved, and compare their errors on the test images.
 
-    Leaves a folder with table.md, rows.jsonl (one line a finished training), settings.json and TensorBoard events. The
-    same command continues what was cut off; more policies and more seeds may be added to it.
+    Says in a sentence whether a policy has fewer errors than the best control. Leaves a folder with evaluation.html,
+    evaluation.svg, table.md, rows.jsonl (one line a finished training), settings.json and TensorBoard events. The same
+    command continues what was cut off; more policies and more seeds may be added to it.
     """
 
     dataset: tyro.conf.Positional[str] = "digits"
     """digits (needs no file), cifar10, cifar100, svhn, imagenet, a folder with one folder of images a class, or one
     that holds train and test (or val)."""
-    policies: str = ",".join(CONTROLS)
-    """Controls (none, cutout, random, trivialaugment, randaugment, autoaugment), shipped policies and policy files,
-    separated by commas; label=FILE gives one a name of its own in the table."""
+    policies: Annotated[str, tyro.conf.arg(help=_POLICIES)] = ",".join(
+        name for name, control in CONTROLS.items() if control.compared
+    )
     seeds: int = 3
     """Trainings with each augmentation."""
     out: Path | None = None
@@ -78,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
             seeds=command.seeds,
             name=name,
             paper=command.paper,
-            command=f"{world.program} {module} {shlex.join(sys.argv[1:] if arguments is None else arguments)}",
+            command=f"{world.program} {module} {command_line(*(sys.argv[1:] if arguments is None else arguments))}",
         )
     except KeyboardInterrupt:
         world.tell(f"\ninterrupted; {out} keeps what is done, and the same command continues it")
@@ -90,8 +95,9 @@ def main(arguments: list[str] | None = None) -> int:
         world.tell(f"error: {error}")
         return 2
     if world.first:
-        print(format_table(rows, paper=command.paper))
-        print(f"wrote {out / 'table.md'} and {out / 'rows.jsonl'}")
+        say("\n".join(verdict(errors_of(rows), CONTROLS.keys())))
+        say("\n" + format_table(rows, paper=command.paper))
+        say(f"\nwrote {out / 'evaluation.html'}, {out / 'table.md'} and {out / 'rows.jsonl'}")
     return 0
 
 

@@ -4,10 +4,12 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -27,19 +29,19 @@ from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.data.masks import IGNORED
 from fasteraa_transforms.search.evaluate import main
-from fasteraa_transforms.search.evaluation.compare import (
-    CONTROLS,
-    Augmentation,
-    compare,
-    format_table,
-    open_splits,
-    paired_interval,
-    parse_augmentations,
-)
+from fasteraa_transforms.search.evaluation.compare import compare
+from fasteraa_transforms.search.evaluation.controls import CONTROLS, Augmentation, Case, parse_augmentations
+from fasteraa_transforms.search.evaluation.record import Record
 from fasteraa_transforms.search.evaluation.settings import TrainingSettings
+from fasteraa_transforms.search.evaluation.splits import open_splits
+from fasteraa_transforms.search.evaluation.statistics import Interval, paired_interval, seeds_to_tell
+from fasteraa_transforms.search.evaluation.table import format_table
+from fasteraa_transforms.search.evaluation.verdict import verdict
 from fasteraa_transforms.search.networks import table as models
 from fasteraa_transforms.search.networks.fit import Fit, Recipe, cutout, fit, rate_factor
 from fasteraa_transforms.search.networks.table import NETWORKS, make_network, make_pixel_network
+from fasteraa_transforms.search.runtime.world import World
+from fasteraa_transforms.search.settings import GROUPS
 
 ROOT = Path(__file__).parents[2]
 DO_NOTHING = Policy([[[{"operation": "invert", "weight": 1, "probability": 0}]]], name="nothing")
@@ -308,7 +310,7 @@ def test_the_names_of_augmentations(tmp_path: Path) -> None:
     [
         (
             "none,trivial",
-            "policies should be among none, cutout, random, trivialaugment, randaugment, autoaugment; or unknown "
+            f"policies should be among {', '.join(CONTROLS)}; or unknown "
             "policy 'trivial'; known: .*; or give the path of a policy file",
         ),
         ("none,none", "labels should differ, but got none more than once; give one with label="),
@@ -320,6 +322,19 @@ def test_the_names_of_augmentations(tmp_path: Path) -> None:
 def test_unusable_augmentations(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         parse_augmentations(text)
+
+
+def test_uniform_controls_draw_every_operation_of_their_group_alike() -> None:
+    for group, names in GROUPS.items():
+        policy = CONTROLS[f"uniform-{group}"].make(Case("halves", seed=0))
+        assert isinstance(policy, Policy)
+        (stage,) = policy.sub_policies[0]
+        share = Counter[str]()
+        for candidate in stage:
+            assert candidate.probability == 1
+            share[candidate.operation] += candidate.weight
+        assert dict(share) == pytest.approx(dict.fromkeys(names, 1 / len(names)))
+        assert {each.magnitude for each in stage} <= {None, 0.1, 0.3, 0.5, 0.7, 0.9}
 
 
 def test_every_control_trains() -> None:
@@ -472,12 +487,78 @@ def test_the_interval_of_paired_differences() -> None:
     values = [-1.0, -2.0, -3.0, -2.0, -2.0]
     deviation = math.sqrt(0.5)
     assert paired_interval(values, [0.0] * 5).half_width == pytest.approx(2.776445 * deviation / math.sqrt(5), rel=1e-6)
+    assert found.deviation == pytest.approx(1)
     ninety = paired_interval(values, [0.0] * 5, confidence=0.9)
     assert ninety.half_width == pytest.approx(2.131847 * deviation / math.sqrt(5), rel=1e-6)
     assert ninety.decided
     assert math.isinf(paired_interval([1.0], [0.0]).half_width)
     with pytest.raises(ValueError, match=r"^values and control should be equally many, at least 1, but got 2 and 1$"):
         paired_interval([1.0, 2.0], [1.0])
+
+
+def test_differences_that_are_all_alike_have_an_interval_of_no_width() -> None:
+    found = paired_interval([2.0, 3.0, 4.0], [1.0, 2.0, 3.0])
+    assert (found.mean, found.half_width, found.decided) == (1, 0, True)
+
+
+def test_how_many_seeds_would_tell() -> None:
+    # Differences of deviation 1 and mean 1. With 10 seeds the quantiles are t(9) = 2.262 and 0.883: (3.145)² = 9.9.
+    assert seeds_to_tell(Interval(-1.0, 2.0, 3, deviation=1.0)) == 10
+    assert seeds_to_tell(Interval(-1.0, 2.0, 3, deviation=0.01)) == 2
+    assert seeds_to_tell(Interval(0.01, 2.0, 3, deviation=1.0)) is None  # some 80,000
+    assert seeds_to_tell(Interval(0.0, 2.0, 3, deviation=1.0)) is None
+    assert seeds_to_tell(paired_interval([1.0], [2.0])) is None
+    # So many seeds are enough in four cases of five.
+    generator = torch.Generator().manual_seed(0)
+    decided = [
+        paired_interval((torch.randn(10, generator=generator) - 1).tolist(), [0.0] * 10).decided for _ in range(200)
+    ]
+    assert sum(decided) / 200 == pytest.approx(0.8, abs=0.08)
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        (
+            {"none": (9.0, 9.2, 9.1), "trivialaugment": (8.0, 8.1, 7.9), "mine": (6.9, 7.1, 7.0)},
+            "mine has fewer errors than trivialaugment, the best of the controls: 7.00 % against 8.00 % (paired "
+            "difference −1.00 ± 0.25 points, 3 seeds).",
+        ),
+        (
+            {"none": (9.0, 9.2, 9.1), "mine": (9.9, 10.1, 10.0)},
+            "mine has more errors than none, the only control: 10.00 % against 9.10 % (paired difference +0.90 ± 0.00 "
+            "points, 3 seeds).",
+        ),
+        (
+            {"none": (9.0, 8.0, 9.0), "mine": (8.0, 8.0, 9.0)},
+            "Undecided between mine and none, the only control: 8.33 % against 8.67 % (paired difference −0.33 ± 1.43 "
+            "points, 3 seeds); about 26 seeds would tell.",
+        ),
+        (
+            {"none": (9.0,), "mine": (8.0,)},
+            "Undecided between mine and none, the only control: 8.00 % against 9.00 % (paired difference −1.00 points, "
+            "1 seed); one seed has no interval, 3 or more have.",
+        ),
+        (
+            {"none": (9.0, 8.0), "mine": (8.0, 9.0)},
+            "Undecided between mine and none, the only control: 8.50 % against 8.50 % (paired difference +0.00 ± 12.71 "
+            "points, 2 seeds); not even 1,000 seeds would tell so small a difference.",
+        ),
+        (
+            {"none": (9.0, 9.1), "cutout": (8.0, 8.1), "random": (8.5, 8.6)},
+            "cutout has fewer errors than none: 8.00 % against 9.00 % (paired difference −1.00 ± 0.00 points, 2 seeds).",
+        ),
+        ({"mine": (9.0, 9.1)}, "mine has 9.05 % errors, and nothing to be compared with."),
+    ],
+)
+def test_the_verdict(errors: dict[str, tuple[float, ...]], expected: str) -> None:
+    by_seed = {label: dict(enumerate(values)) for label, values in errors.items()}
+    assert [each.replace("± 0.01", "± 0.00") for each in verdict(by_seed, CONTROLS.keys())] == [expected]
+
+
+def test_of_several_policies_each_has_a_sentence_the_best_one_first() -> None:
+    lines = verdict({"worse": {0: 9.0}, "none": {0: 8.0}, "better": {0: 7.0}}, ["none"])
+    assert [line.split(" and none")[0] for line in lines] == ["Undecided between better", "Undecided between worse"]
 
 
 def test_the_table_pairs_by_seed() -> None:
@@ -496,6 +577,11 @@ def test_the_table_pairs_by_seed() -> None:
     # Seeds that the control does not have yet are left out of the difference.
     assert "| mine | 3 | 18.00 ± 9.00 | −1.50 ± 6.35 |" in format_table([row for row in rows if row != rows[2]])
     assert "| mine | 3 | 18.00 ± 9.00 | −1.00 |" in format_table([rows[0], *rows[3:]])
+
+
+def test_a_label_cannot_break_the_table() -> None:
+    (*_, line) = format_table([{"augmentation": "a|b", "seed": 0, "error": 0.5}]).splitlines()
+    assert line == r"| a\|b | 1 | 50.00 |"
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------
@@ -607,6 +693,95 @@ def test_a_checkpoint_stays_with_its_policy(tmp_path: Path, monkeypatch: pytest.
     assert timeless(augmented_run(DO_NOTHING, out=tmp_path)) == timeless(augmented_run(DO_NOTHING))
 
 
+def test_a_folder_is_refused_for_other_images(tmp_path: Path) -> None:
+    epoch = dataclasses.replace(SETTINGS, epochs=1)
+    run("none", epoch, out=tmp_path)
+    before = (tmp_path / "rows.jsonl").read_bytes()
+    others, relabelled = Halves(), Halves()
+    others.images[3, 0, 0, 0] ^= 1
+    relabelled.targets[5] = 1 - relabelled.targets[5]
+    for changed in (others, relabelled, Halves(seed=1)):
+        with pytest.raises(
+            ValueError, match=r"was trained on other images \(checksum \w+, but got \w+ instead\); choose"
+        ):
+            compare(changed, parse_augmentations("none"), epoch, out=tmp_path, seeds=1, name="halves", progress=False)
+    with pytest.raises(ValueError, match="was trained on other images"):
+        run("none", epoch, test=Halves(32, seed=2), out=tmp_path)
+    assert (tmp_path / "rows.jsonl").read_bytes() == before
+    run("none", epoch, out=tmp_path)
+
+
+def test_a_folder_is_for_one_evaluation_at_a_time(tmp_path: Path) -> None:
+    epoch = dataclasses.replace(SETTINGS, epochs=1)
+    with Record(tmp_path).claim(World()), pytest.raises(FileExistsError, match=f"{tmp_path} is in use by process "):
+        run("none", epoch, out=tmp_path)
+    assert len(run("none", epoch, out=tmp_path)) == 1
+    assert not (tmp_path / ".claim").exists()
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "settings.json"])
+def test_damaged_files_are_named(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["digits", *TINY, "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    path = tmp_path / name
+    whole = path.read_bytes()
+    wrong = [b"\xff" * 50 + b"\n", whole[: len(whole) // 2] + b"\n", b"[]\n", b"{}\n", b"null\n", b"[" * 100_000]
+    if name == "rows.jsonl":
+        wrong.append(whole.replace(b'"error": ', b'"error": "x", "was": '))
+    for damage in wrong:
+        path.write_bytes(damage + (b"{}\n" if name == "rows.jsonl" else b""))
+        capsys.readouterr()
+        assert main(arguments) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {path} "), line
+    path.write_bytes(whole)
+    assert main(arguments) == 0
+
+
+def test_a_torn_last_row_is_trained_again(tmp_path: Path) -> None:
+    epoch = dataclasses.replace(SETTINGS, epochs=1)
+    rows = run("none,cutout", epoch, out=tmp_path)
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    assert timeless(run("none,cutout", epoch, out=tmp_path)) == timeless(rows)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with interrupted_in_the_third_epoch(monkeypatch):
+        run("none", out=tmp_path)
+    (path,) = (tmp_path / "checkpoints").iterdir()
+    whole = path.read_bytes()
+    for damaged in (whole[:100], whole[:500] + b"\0" + whole[501:], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"^{path} is damaged .*; remove it to train this network anew$"):
+            run("none", out=tmp_path)
+    path.unlink()
+    assert timeless(run("none", out=tmp_path)) == timeless(run("none"))
+
+
+def test_rows_are_json_whatever_a_training_comes_to(tmp_path: Path) -> None:
+    diverging = dataclasses.replace(SETTINGS, learning_rate=1e30, gradient_clip=0)
+    (row,) = run("none", diverging, out=tmp_path)
+    assert row["train_loss"] is None
+    assert row["loss"] is None
+    assert 0 <= row["error"] <= 1
+    (line,) = (tmp_path / "rows.jsonl").read_text().splitlines()
+    assert json.loads(line, parse_constant=pytest.fail) == row
+    assert run("none", diverging, out=tmp_path) == [row]
+
+
+def test_random_policies_keep_their_shape_when_a_policy_is_added(tmp_path: Path) -> None:
+    epoch = dataclasses.replace(SETTINGS, epochs=1)
+    (random,) = run("random", epoch, out=tmp_path)
+    augmentations = [Augmentation("mine", MIRROR), *parse_augmentations("random")]
+    rows = compare(Halves(), augmentations, epoch, out=tmp_path, seeds=2, name="halves", progress=False)
+    first, second = (row for row in rows if row["augmentation"] == "random")
+    assert first == random
+    start = RelaxedPolicy(10, 2, generator=torch.Generator().manual_seed(1)).to_policy()
+    assert second["policy"] == augmented_run(start, epoch)[0]["policy"]
+    assert json.loads((tmp_path / "settings.json").read_text())["random_shape"] == [10, 2]
+
+
 # --- the command line -------------------------------------------------------------------------------------------------
 
 TINY = shlex.split(
@@ -620,8 +795,11 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     printed = capsys.readouterr()
     table = (tmp_path / "table.md").read_text()
     assert "| − none | − cutout | paper, % |" in printed.out
-    assert printed.out.partition("wrote ")[0] in table
-    assert f"python -m fasteraa_transforms.search.evaluate {shlex.join(arguments)}" in table
+    said, printed_table, _ = printed.out.split("\n\n")
+    assert said in table
+    assert said.startswith(("cutout has", "none has", "Undecided between"))
+    assert printed_table in table
+    assert f"    python -m fasteraa_transforms.search.evaluate {shlex.join(arguments)}" in table
     assert "digits: 64 training images, 1733 test images; small, 1 epochs" in table
     assert main(["digits", *TINY, "--epochs", "2", "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path} was trained with epochs=1, but got 2 instead")
@@ -660,7 +838,17 @@ def test_the_module_runs() -> None:
     command = [sys.executable, "-W", "error::RuntimeWarning", "-m", evaluate.__name__, "--help"]
     process = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert process.returncode == 0, process.stderr
-    assert "trivialaugment" in process.stdout
+    assert all(name in process.stdout for name in CONTROLS)
+
+
+def test_the_help_names_every_network_and_the_default() -> None:
+    command = [sys.executable, "-m", evaluate.__name__, "--help"]
+    process = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=ROOT, env=os.environ | {"COLUMNS": "200"}
+    )
+    shown = re.sub(r"[\s│]+", " ", process.stdout)
+    assert all(name in shown for name in NETWORKS)
+    assert "for larger ones on a CPU resnet9" in shown
 
 
 # --- recipes ----------------------------------------------------------------------------------------------------------

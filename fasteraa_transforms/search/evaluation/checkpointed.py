@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fasteraa_transforms.search.networks.fit import Fit, fit
-from fasteraa_transforms.search.runtime.folder import RunFolder
+from fasteraa_transforms.search.runtime import files
 
 
 class CheckpointedFit:
@@ -16,6 +17,9 @@ class CheckpointedFit:
     Args:
         training: the training, as it starts.
         checkpoint: the file to continue from and to write after each epoch but the last; None for none.
+
+    Raises:
+        DamagedFile: the file is not what was written.
 
     Attributes:
         seconds: how long the epochs took, in all.
@@ -28,7 +32,7 @@ class CheckpointedFit:
         self.means: dict[str, float] = {}
         if checkpoint is not None and checkpoint.is_file():
             device = training.data.images.device
-            saved = torch.load(checkpoint, map_location=device, weights_only=True)
+            saved = _read(checkpoint, device)
             training.load_state_dict(saved["training"])
             self.seconds, self.means = saved["seconds"], saved["means"]
 
@@ -55,4 +59,11 @@ class CheckpointedFit:
         if self.checkpoint is None:
             return
         saved = {"training": self.training.state_dict(), "seconds": self.seconds, "means": self.means}
-        RunFolder(self.checkpoint.parent).replace(self.checkpoint, lambda file: torch.save(saved, file))
+        files.write_checkpoint(self.checkpoint, saved, keep_previous=False)
+
+
+def _read(checkpoint: Path, device: torch.device) -> dict[str, Any]:
+    try:
+        return files.read_checkpoint(checkpoint, device)
+    except files.DamagedFile as error:
+        raise files.DamagedFile(f"{error}; remove it to train this network anew") from error

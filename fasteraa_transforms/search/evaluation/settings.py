@@ -6,8 +6,19 @@ from typing import Literal
 import torch
 
 from fasteraa_transforms.search.networks.fit import Recipe
-from fasteraa_transforms.search.networks.table import find_network
+from fasteraa_transforms.search.networks.table import find_network, fitting_critic
 from fasteraa_transforms.search.runtime.hardware import computes_in_bfloat16
+
+
+def fitting_model(size: tuple[int, int], device: torch.device) -> str:
+    """Name of the network for images of (height, width): one that the device can pay.
+
+    Example:
+        >>> fitting_model((32, 32), torch.device("cpu")), fitting_model((32, 32), torch.device("cuda"))
+        ('resnet9', 'wrn40_2')
+    """
+    name = fitting_critic(size)
+    return "resnet9" if device.type == "cpu" and name != "small" else name
 
 
 @dataclass(frozen=True)
@@ -27,9 +38,9 @@ class TrainingSettings:
     """
 
     model: str | None = None
-    """small, compact, resnet9, wrn16_2, wrn40_2, wrn28_10, resnet50 or another of torchvision's, or module:callable
-    taking the numbers of channels and of classes; none: small for digits, else by the size of the images: small up to
-    16 pixels, wrn40_2 up to 64, else resnet50."""
+    """small, compact, resnet9, resnet9-WIDTH, wrn16_2, wrn40_2, wrn28_10, resnet50 or another of torchvision's, or
+    module:callable taking the numbers of channels and of classes; none: small for digits and images of up to 16 pixels,
+    for larger ones on a CPU resnet9, else wrn40_2 up to 64 pixels, then resnet50."""
     epochs: int = 200
     """Passes over the training images."""
     batch_size: int = 128

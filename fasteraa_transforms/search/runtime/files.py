@@ -50,7 +50,7 @@ def previous_of(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def write_checkpoint(path: Path, saved: Mapping[str, Any]) -> None:
+def write_checkpoint(path: Path, saved: Mapping[str, Any], *, keep_previous: bool = True) -> None:
     """Replace ``path`` by what `torch.save` makes of ``saved``, with a checksum; keep what was there before.
 
     The file that was there becomes ``NAME.previous.pt``. The checksum is the comment of the zip file that PyTorch
@@ -59,6 +59,7 @@ def write_checkpoint(path: Path, saved: Mapping[str, Any]) -> None:
     Args:
         path: of the file, such as ``checkpoint.pt``.
         saved: what `torch.load` takes with ``weights_only=True``.
+        keep_previous: whether the file that was there is kept.
 
     Raises:
         OSError: it cannot be written; the old file is still there.
@@ -71,7 +72,7 @@ def write_checkpoint(path: Path, saved: Mapping[str, Any]) -> None:
 
     def write(file: Path) -> None:
         file.write_bytes(data)
-        if path.is_file():
+        if keep_previous and path.is_file():
             replace(previous_of(path), lambda copy: _same_file(path, copy))
 
     replace(path, write)
