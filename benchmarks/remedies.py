@@ -37,7 +37,7 @@ from strength import trivial_augment
 from torch import Tensor, nn
 
 from fasteraa_transforms import FasterAutoAugment, Policy, RelaxedPolicy, functional
-from fasteraa_transforms.backends.run import apply
+from fasteraa_transforms.backends import apply
 from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.relaxed import Draw
 from fasteraa_transforms.search import Settings, load_images, open_dataset, search

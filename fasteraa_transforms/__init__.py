@@ -15,8 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from fasteraa_transforms import functional
+from fasteraa_transforms.backends import apply
 from fasteraa_transforms.backends.epilogue import Epilogue
-from fasteraa_transforms.backends.run import apply
 from fasteraa_transforms.operations.table import OPERATIONS, Operation
 from fasteraa_transforms.pipeline.loader import AugmentCollate, DeviceLoader
 from fasteraa_transforms.pipeline.transform import FasterAutoAugment

@@ -2,19 +2,23 @@
 
 Every function takes
 
-- ``images``: float tensor [B, C, H, W] with values in [0, 1];
-- ``magnitude`` (where the operation has one): a number or a float tensor [B], in [0, 1]; a *signed* operation also
-  takes ``-μ``, which goes as far to the other side (a rotation the other way round, a factor below 1);
+- ``images``: float tensor [B, C, H, W] with values in [0, 1]. It takes 0 for NaN and -∞, and 1 for ∞;
+- ``magnitude``, where the operation has one: a number, or a float tensor [] or [B], in [0, 1]. A signed operation also
+  takes ``-μ``, which goes as far to the other side: a rotation the other way round, a factor below 1;
+- ``interpolation``, where it moves pixels: NEAREST or BILINEAR;
+- ``fill``, where it moves pixels: the value outside of the image, one number or one a channel; None is 0.
 
-and returns a new tensor [B, C, H, W] of the same dtype; nothing writes into ``images``. The forward value is that of
-the exact 8-bit operation, up to its rounding. Gradients (paper, section 4.1):
+It returns a new tensor [B, C, H, W] of the same dtype and writes nothing into ``images``. The value is that of the
+exact 8-bit operation, up to its rounding. Gradients (paper, section 4.1):
 
 - w.r.t. the magnitude: that of the smooth map, for geometry that of bilinear sampling at the unrounded position, also
-  where the forward value is sampled by nearest; 1 at every pixel (eq. 6) for solarize, posterize and cutout;
+  where the value is sampled by nearest; 1 at every pixel (eq. 6) for solarize, posterize and cutout;
 - w.r.t. the images: that of the map, and 1 (straight through) for solarize, posterize, auto_contrast and equalize.
 
-All raise TypeError if ``images`` is no float tensor, and ValueError if its shape is not [B, C, H, W] or that of
-``magnitude`` is neither [] nor [B].
+Every function raises TypeError if ``images`` is no float tensor, or ``fill`` no number and no sequence of numbers. It
+raises ValueError if a shape is wrong, the interpolation is another one, or ``fill`` has another number of numbers.
+
+A row that is added to `OPERATIONS` has its function here too, by its name.
 
 Example:
     >>> import torch
@@ -25,34 +29,50 @@ Example:
     torch.Size([8])
 """
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from fasteraa_transforms.operations import pillow as _pillow
-from fasteraa_transforms.operations.table import OPERATIONS
+from fasteraa_transforms.backends import options
+from fasteraa_transforms.backends.options import NEAREST, Fill
+from fasteraa_transforms.operations.differentiable import finite
+from fasteraa_transforms.operations.extras import Extras
+from fasteraa_transforms.operations.table import OPERATIONS, Operation
 
 __all__ = sorted(("apply_operation", *OPERATIONS))
 
-Fill = float | tuple[float, ...]
-NEAREST = InterpolationMode.NEAREST
 
-
-def apply_operation(name: str, images: Tensor, magnitude: float | Tensor = 0.0, **takes: object) -> Tensor:
-    """Apply the operation ``name`` of `OPERATIONS`, with the keywords its row names in ``takes``.
+def apply_operation(
+    name: str,
+    images: Tensor,
+    magnitude: float | Tensor = 0.0,
+    *,
+    interpolation: InterpolationMode = NEAREST,
+    fill: Fill = 0.0,
+    centre: Tensor | None = None,
+    partner: Tensor | None = None,
+) -> Tensor:
+    """Apply the operation of a name. What it does not take is ignored.
 
     Args:
         name: a key of `OPERATIONS`.
         images: [B, C, H, W], float, in [0, 1].
-        magnitude: number or [B]; ignored by operations without one.
-        takes: ``interpolation``, ``fill``, ``centre`` or ``partner``, as the function of that name takes them.
+        magnitude: number, [] or [B].
+        interpolation: NEAREST or BILINEAR, for operations that move pixels.
+        fill: value outside of the image, for operations that move pixels.
+        centre: see `cutout`.
+        partner: see `sample_pairing`.
 
     Returns:
         [B, C, H, W].
 
     Raises:
         KeyError: no operation has this name.
-        TypeError: ``images`` is no float tensor.
+        TypeError: ``images`` is no float tensor, or ``fill`` no number and no sequence of numbers.
         ValueError: a shape is wrong, or the interpolation is neither NEAREST nor BILINEAR.
 
     Example:
@@ -72,10 +92,29 @@ def apply_operation(name: str, images: Tensor, magnitude: float | Tensor = 0.0, 
         raise ValueError(
             f"magnitude should have the shape [] or [{len(images)}], but got {list(magnitude.shape)} instead"
         )
-    if "interpolation" in takes:
-        _pillow.check_interpolation(takes["interpolation"])
-    magnitude = magnitude.expand(len(images))
-    result = operation.differentiable(images, operation.parameter(magnitude), **takes)
+    options.check_interpolation(interpolation)
+    images = finite(images)
+    if "centre" in operation.takes and centre is None:
+        centre = torch.rand(len(images), 2, dtype=torch.float64, device=images.device)
+    if "partner" in operation.takes:
+        partner = images.roll(1, 0) if partner is None else finite(partner)
+    extras = Extras(interpolation, options.fill_values(fill), centre, partner)
+    return at_magnitude(operation, images, magnitude.expand(len(images)), extras)
+
+
+def at_magnitude(operation: Operation, images: Tensor, magnitude: Tensor, extras: Extras) -> Tensor:
+    """The differentiable form at magnitudes, with the gradient of eq. 6 where it has no slope. Nothing is checked.
+
+    Args:
+        operation: a row of `OPERATIONS`.
+        images: [B, C, H, W], float, in [0, 1].
+        magnitude: [B].
+        extras: all that the operation takes.
+
+    Returns:
+        [B, C, H, W].
+    """
+    result = operation.differentiable(images, operation.parameter(magnitude), extras)
     if operation.straight_through:  # eq. 5, exact in the forward value
         passed = magnitude.to(images.dtype)[:, None, None, None]
         result = result + (passed - passed.detach())
@@ -85,13 +124,9 @@ def apply_operation(name: str, images: Tensor, magnitude: float | Tensor = 0.0, 
 def shear_x(
     images: Tensor, magnitude: float | Tensor, *, interpolation: InterpolationMode = NEAREST, fill: Fill = 0.0
 ) -> Tensor:
-    """Shear along x, origin at the top left.
+    """Shear along x, with the top left corner in its place.
 
-    Args:
-        images: [B, C, H, W], float, in [0, 1].
-        magnitude: number or [B], in [-1, 1]; ±1 is a shear of ±0.3.
-        interpolation: NEAREST or BILINEAR.
-        fill: value outside of the image, one number or one a channel.
+    The magnitude ±1 is a shear of ±0.3.
 
     Source: `PIL.Image.Image.transform`, AFFINE (1, v, 0, 0, 1, 0).
     """
@@ -101,13 +136,9 @@ def shear_x(
 def shear_y(
     images: Tensor, magnitude: float | Tensor, *, interpolation: InterpolationMode = NEAREST, fill: Fill = 0.0
 ) -> Tensor:
-    """Shear along y, origin at the top left.
+    """Shear along y, with the top left corner in its place.
 
-    Args:
-        images: [B, C, H, W], float, in [0, 1].
-        magnitude: number or [B], in [-1, 1]; ±1 is a shear of ±0.3.
-        interpolation: NEAREST or BILINEAR.
-        fill: value outside of the image, one number or one a channel.
+    The magnitude ±1 is a shear of ±0.3.
 
     Source: `PIL.Image.Image.transform`, AFFINE (1, 0, 0, v, 1, 0).
     """
@@ -117,13 +148,9 @@ def shear_y(
 def translate_x(
     images: Tensor, magnitude: float | Tensor, *, interpolation: InterpolationMode = NEAREST, fill: Fill = 0.0
 ) -> Tensor:
-    """Translate along x by whole pixels (the gradient is that of the unrounded shift).
+    """Translate along x by whole pixels. The gradient is that of the unrounded shift.
 
-    Args:
-        images: [B, C, H, W], float, in [0, 1].
-        magnitude: number or [B], in [-1, 1]; ±1 is ±0.45 of the width.
-        interpolation: NEAREST or BILINEAR.
-        fill: value outside of the image, one number or one a channel.
+    The magnitude ±1 is ±0.45 of the width.
 
     Source: `PIL.Image.Image.transform`, AFFINE (1, 0, v, 0, 1, 0).
     """
@@ -133,13 +160,9 @@ def translate_x(
 def translate_y(
     images: Tensor, magnitude: float | Tensor, *, interpolation: InterpolationMode = NEAREST, fill: Fill = 0.0
 ) -> Tensor:
-    """Translate along y by whole pixels (the gradient is that of the unrounded shift).
+    """Translate along y by whole pixels. The gradient is that of the unrounded shift.
 
-    Args:
-        images: [B, C, H, W], float, in [0, 1].
-        magnitude: number or [B], in [-1, 1]; ±1 is ±0.45 of the height.
-        interpolation: NEAREST or BILINEAR.
-        fill: value outside of the image, one number or one a channel.
+    The magnitude ±1 is ±0.45 of the height.
 
     Source: `PIL.Image.Image.transform`, AFFINE (1, 0, 0, 0, 1, v).
     """
@@ -151,11 +174,7 @@ def rotate(
 ) -> Tensor:
     """Rotate about the centre, counter-clockwise where the magnitude is positive.
 
-    Args:
-        images: [B, C, H, W], float, in [0, 1].
-        magnitude: number or [B], in [-1, 1]; ±1 is ±30 degrees.
-        interpolation: NEAREST or BILINEAR.
-        fill: value outside of the image, one number or one a channel.
+    The magnitude ±1 is ±30 degrees.
 
     Source: `PIL.Image.Image.rotate`.
     """
@@ -165,9 +184,6 @@ def rotate(
 def flip(images: Tensor) -> Tensor:
     """Mirror left to right.
 
-    Args:
-        images: [B, C, H, W], float, in [0, 1].
-
     Source: `PIL.ImageOps.mirror`.
     """
     return apply_operation("flip", images)
@@ -176,9 +192,7 @@ def flip(images: Tensor) -> Tensor:
 def solarize(images: Tensor, magnitude: float | Tensor) -> Tensor:
     """Invert the pixels at or above a threshold.
 
-    Args:
-        images: [B, C, H, W], float, in [0, 1].
-        magnitude: number or [B], in [0, 1]; the threshold is the level 256 (1 - μ).
+    The magnitude μ is the threshold 256 (1 - μ), a level.
 
     Source: `PIL.ImageOps.solarize`.
     """
@@ -188,9 +202,7 @@ def solarize(images: Tensor, magnitude: float | Tensor) -> Tensor:
 def posterize(images: Tensor, magnitude: float | Tensor) -> Tensor:
     """Keep the highest bits of each pixel's 8-bit level.
 
-    Args:
-        images: [B, C, H, W], float, in [0, 1].
-        magnitude: number or [B], in [0, 1]; 8 - round(4 μ) bits are kept.
+    The magnitude μ keeps 8 - round(4 μ) bits.
 
     Source: `PIL.ImageOps.posterize`.
     """
@@ -200,9 +212,6 @@ def posterize(images: Tensor, magnitude: float | Tensor) -> Tensor:
 def invert(images: Tensor) -> Tensor:
     """Invert every pixel: 1 - x.
 
-    Args:
-        images: [B, C, H, W], float, in [0, 1].
-
     Source: `PIL.ImageOps.invert`.
     """
     return apply_operation("invert", images)
@@ -211,9 +220,7 @@ def invert(images: Tensor) -> Tensor:
 def contrast(images: Tensor, magnitude: float | Tensor) -> Tensor:
     """Blend with the mean luma; on other than 3 channels, with the mean of all channels.
 
-    Args:
-        images: [B, C, H, W], float, in [0, 1].
-        magnitude: number or [B], in [-1, 1]; the factor is 1 + 0.9 μ.
+    The magnitude μ is the factor 1 + 0.9 μ.
 
     Source: `PIL.ImageEnhance.Contrast`.
     """
@@ -223,9 +230,7 @@ def contrast(images: Tensor, magnitude: float | Tensor) -> Tensor:
 def color(images: Tensor, magnitude: float | Tensor) -> Tensor:
     """Blend with luma; the identity on other than 3 channels.
 
-    Args:
-        images: [B, C, H, W], float, in [0, 1].
-        magnitude: number or [B], in [-1, 1]; the factor is 1 + 0.9 μ.
+    The magnitude μ is the factor 1 + 0.9 μ.
 
     Source: `PIL.ImageEnhance.Color`.
     """
@@ -235,9 +240,7 @@ def color(images: Tensor, magnitude: float | Tensor) -> Tensor:
 def brightness(images: Tensor, magnitude: float | Tensor) -> Tensor:
     """Blend with black.
 
-    Args:
-        images: [B, C, H, W], float, in [0, 1].
-        magnitude: number or [B], in [-1, 1]; the factor is 1 + 0.9 μ.
+    The magnitude μ is the factor 1 + 0.9 μ.
 
     Source: `PIL.ImageEnhance.Brightness`.
     """
@@ -247,9 +250,7 @@ def brightness(images: Tensor, magnitude: float | Tensor) -> Tensor:
 def sharpness(images: Tensor, magnitude: float | Tensor) -> Tensor:
     """Blend with a smoothed image, whose outermost pixels are the image's own.
 
-    Args:
-        images: [B, C, H, W], float, in [0, 1].
-        magnitude: number or [B], in [-1, 1]; the factor is 1 + 0.9 μ.
+    The magnitude μ is the factor 1 + 0.9 μ.
 
     Source: `PIL.ImageEnhance.Sharpness`.
     """
@@ -259,9 +260,6 @@ def sharpness(images: Tensor, magnitude: float | Tensor) -> Tensor:
 def auto_contrast(images: Tensor) -> Tensor:
     """Stretch each channel to the whole range; a channel constant to 8 bits stays.
 
-    Args:
-        images: [B, C, H, W], float, in [0, 1].
-
     Source: `PIL.ImageOps.autocontrast`, cutoff 0.
     """
     return apply_operation("auto_contrast", images)
@@ -269,9 +267,6 @@ def auto_contrast(images: Tensor) -> Tensor:
 
 def equalize(images: Tensor) -> Tensor:
     """Equalize the histogram of each channel's 8-bit levels.
-
-    Args:
-        images: [B, C, H, W], float, in [0, 1].
 
     Source: `PIL.ImageOps.equalize`.
     """
@@ -281,28 +276,52 @@ def equalize(images: Tensor) -> Tensor:
 def cutout(images: Tensor, magnitude: float | Tensor, *, centre: Tensor | None = None) -> Tensor:
     """Fill a square with grey: (125, 123, 114) / 255 on 3 channels, 124 / 255 otherwise.
 
+    The side is 0.2 μ of the width, rounded to whole pixels. The border clips the square.
+
     Args:
         images: [B, C, H, W], float, in [0, 1].
-        magnitude: number or [B], in [0, 1]; the side is 0.2 μ of the width, to whole pixels; clipped at the border.
+        magnitude: number, [] or [B], in [0, 1].
         centre: [B, 2], x and y as fractions of width and height in [0, 1); drawn uniformly if None.
 
     Source: DeVries and Taylor 2017; size, colour and clipping as in Fast AutoAugment.
     """
-    if centre is None:
-        centre = torch.rand(len(images), 2, dtype=torch.float64, device=images.device)
     return apply_operation("cutout", images, magnitude, centre=centre)
 
 
 def sample_pairing(images: Tensor, magnitude: float | Tensor, *, partner: Tensor | None = None) -> Tensor:
     """Blend each image with another one of the batch; the identity on a batch of one.
 
+    The weight of the partner is 0.4 μ.
+
     Args:
         images: [B, C, H, W], float, in [0, 1].
-        magnitude: number or [B], in [0, 1]; the partner's weight is 0.4 μ.
+        magnitude: number, [] or [B], in [0, 1].
         partner: [B, C, H, W], the images to blend with; each image's predecessor in the batch if None.
 
     Source: Inoue 2018; `PIL.Image.blend`.
     """
-    return apply_operation(
-        "sample_pairing", images, magnitude, partner=images.roll(1, 0) if partner is None else partner
-    )
+    return apply_operation("sample_pairing", images, magnitude, partner=partner)
+
+
+def __getattr__(name: str) -> Callable[..., Tensor]:
+    """The function of a row of `OPERATIONS` that has none above."""
+    if name not in OPERATIONS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    operation = OPERATIONS[name]
+    every = inspect.signature(apply_operation).parameters
+    arguments = ["images", *(["magnitude"] if operation.has_magnitude else []), *operation.takes]
+    parameters = [every[argument] for argument in arguments]
+    if operation.has_magnitude:  # as in the functions above
+        parameters[1] = parameters[1].replace(default=inspect.Parameter.empty)
+    signature = inspect.Signature(parameters, return_annotation=Tensor)
+
+    def function(*args: Any, **kwargs: Any) -> Tensor:
+        bound = signature.bind(*args, **kwargs)
+        return apply_operation(name, **bound.arguments)
+
+    function.__name__ = function.__qualname__ = name
+    function.__signature__ = signature  # type: ignore[attr-defined]
+    side = "±1 is ±" if operation.signed else "1 is "
+    magnitude = f"\n\nThe magnitude {side}{operation.severest:g} {operation.unit}." if operation.has_magnitude else ""
+    function.__doc__ = f"{name}, a row of `OPERATIONS`.{magnitude}"
+    return function

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fasteraa_transforms.operations.table import OPERATIONS
 
-_NAMES = tuple(OPERATIONS)
 _LISTED_IMAGES = 8  # a repr lists so many images one by one; beyond that it counts
 
 _SHAPES: dict[str, tuple[torch.dtype, str]] = {
@@ -152,7 +151,8 @@ class Plan:
             steps = ([self._step(image, stage) for stage in range(self.stages)] for image in range(len(self)))
             lines += [f"{image}: {' → '.join(filter(None, row)) or 'unchanged'}" for image, row in enumerate(steps)]
         else:
-            counts = Counter(_NAMES[operation] for operation in self.operation[self.applied].tolist())
+            names = list(OPERATIONS)
+            counts = Counter(names[operation] for operation in self.operation[self.applied].tolist())
             applied = " ".join(f"{name} {count}," for name, count in counts.most_common()).rstrip(",")
             lines.append(f"{counts.total()} of {self.applied.numel()} stages applied: {applied or 'none'}")
         return "\n  ".join(lines)
@@ -161,7 +161,7 @@ class Plan:
         """One stage of one image in words; "" if it is not applied."""
         if not self.applied[image, stage]:
             return ""
-        operation = OPERATIONS[_NAMES[int(self.operation[image, stage])]]
+        operation = list(OPERATIONS.values())[int(self.operation[image, stage])]
         if not operation.has_magnitude:
             return operation.name
         details = f"{float(self.parameter[image, stage]):.3g} {operation.unit}"

@@ -7,8 +7,11 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 
 from fasteraa_transforms import functional
+from fasteraa_transforms.backends.options import Fill, check_interpolation, fill_values
+from fasteraa_transforms.operations.differentiable import finite
+from fasteraa_transforms.operations.extras import Extras
+from fasteraa_transforms.operations.geometry import Affine
 from fasteraa_transforms.operations.table import OPERATIONS
-from fasteraa_transforms.pipeline.targets import GEOMETRIC
 from fasteraa_transforms.policy.policy import Policy
 
 PROBABILITY_MARGIN = 1e-4  # keeps the logit finite; the gradient passes, so that a probability of 0 or 1 can come back
@@ -123,7 +126,7 @@ class RelaxedPolicy(nn.Module):
         selection_temperature: float = 0.05,
         operations: tuple[str, ...] | None = None,
         interpolation: InterpolationMode = InterpolationMode.NEAREST,
-        fill: functional.Fill = 0.0,
+        fill: Fill = 0.0,
         sample_selection: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -135,6 +138,8 @@ class RelaxedPolicy(nn.Module):
             )
         if min(sub_policies, stages, len(self.operations), temperature, selection_temperature) <= 0:
             raise ValueError("sub_policies, stages, operations and both temperatures should be positive")
+        check_interpolation(interpolation)
+        fill_values(fill)  # raises
         self.temperature = temperature
         self.selection_temperature = selection_temperature
         self.interpolation = interpolation
@@ -191,21 +196,17 @@ class RelaxedPolicy(nn.Module):
         draw = self.draw(len(images)) if draw is None else draw
         amounts, magnitude = self._gather(draw)
 
-        partners = images if partners is None else partners
-        result = images
+        images = finite(images)
+        partners = images if partners is None else finite(partners)
+        result, fill = images, fill_values(self.fill)
         for stage in range(self.weights.shape[1]):
-            takes: dict[str, object] = {
-                "interpolation": self.interpolation,
-                "fill": self.fill,
-                "centre": draw.centre[:, stage],
-                # The only image of a batch is its own partner, and a blend with itself changes nothing.
-                "partner": partners[draw.partner[:, stage]] if len(partners) > 1 else result,
-            }
+            # The only image of a batch is its own partner, and a blend with itself changes nothing.
+            partner = partners[draw.partner[:, stage]] if len(partners) > 1 else result
+            extras = Extras(self.interpolation, fill, draw.centre[:, stage], partner)
             amount = amounts[:, stage]
             mixed = (1 - amount.sum(1))[:, None, None, None] * result
             for n, name in enumerate(self.operations):
-                keywords = {key: takes[key] for key in OPERATIONS[name].takes}
-                output = functional.apply_operation(name, result, magnitude[:, stage, n], **keywords)
+                output = functional.at_magnitude(OPERATIONS[name], result, magnitude[:, stage, n], extras)
                 mixed = mixed + amount[:, n, None, None, None] * output
             result = mixed
         return result
@@ -231,12 +232,13 @@ class RelaxedPolicy(nn.Module):
             [[[[1.0, 0.0, 0.0]]]]
         """
         amounts, magnitude = self._gather(draw)
-        moving = [(n, name) for n, name in enumerate(self.operations) if name in GEOMETRIC]
+        rows = [OPERATIONS[name] for name in self.operations]
+        masks = finite(masks)
+        moving = [(n, row) for n, row in enumerate(rows) if isinstance(row.kind, Affine)]
         for stage in range(self.weights.shape[1]):
             mixed = masks
-            for n, name in moving:
-                takes = {"interpolation": InterpolationMode.NEAREST, "fill": 0.0} if OPERATIONS[name].takes else {}
-                output = functional.apply_operation(name, masks, magnitude[:, stage, n], **takes)
+            for n, row in moving:
+                output = functional.at_magnitude(row, masks, magnitude[:, stage, n], Extras())
                 mixed = mixed + amounts[:, stage, n, None, None, None] * (output - masks)
             masks = mixed
         return masks

@@ -13,6 +13,7 @@ from torchvision.transforms import InterpolationMode
 
 from fasteraa_transforms import functional
 from fasteraa_transforms.operations import differentiable as _differentiable
+from fasteraa_transforms.operations.extras import Extras
 from fasteraa_transforms.operations.table import OPERATIONS
 
 NEAREST, BILINEAR = InterpolationMode.NEAREST, InterpolationMode.BILINEAR
@@ -82,19 +83,15 @@ def check_values(name: str, interpolation: InterpolationMode | None, pixels: NDA
     magnitude = magnitudes(name, count)
     fill = 9
     takes = keywords(name, images, interpolation, fill / 255)
-    levels: dict[str, Any] = {"centre": takes["centre"].numpy()} if "centre" in takes else {}
-    if "partner" in takes:
-        levels["partner"] = batch[..., ::-1, ::-1]
-    if "fill" in takes:
-        levels |= {"fill": fill, "interpolation": interpolation}
-
     found = public(name, images, magnitude, **takes)
     assert found.shape == images.shape
     assert found.dtype == torch.float32
     assert found.isfinite().all()
     assert found.min() >= 0
     assert found.max() <= 1
-    expected = torch.from_numpy(operation.uint8(batch, operation.parameter(magnitude).numpy(), **levels).copy())
+    centre = takes["centre"].numpy() if "centre" in takes else None
+    extras = Extras(interpolation, (fill,), centre, batch[..., ::-1, ::-1])
+    expected = torch.from_numpy(operation.uint8(batch, operation.parameter(magnitude).numpy(), extras).copy())
     apart = ((found * 255).round() - expected).abs().max().item()
     assert apart <= (0 if name in EXACT or interpolation is NEAREST else 1), (name, interpolation, pixels.shape)
 
@@ -356,7 +353,8 @@ def test_cutout_has_gradient_0_in_its_hole_and_1_outside() -> None:
 def test_gradients_leave_the_value_alone_to_the_last_bit(name: str, interpolation: InterpolationMode | None) -> None:
     for images in (noise(21, 3, 19, 23), noise(21, 1, 1, 1), torch.full((21, 3, 8, 8), 0.3)):
         takes = keywords(name, images, interpolation)
-        plain = OPERATIONS[name].differentiable(images, OPERATIONS[name].parameter(magnitudes(name, 21)), **takes)
+        extras = Extras(**{**takes, "fill": (0.0,)})
+        plain = OPERATIONS[name].differentiable(images, OPERATIONS[name].parameter(magnitudes(name, 21)), extras)
         magnitude = magnitudes(name, 21).requires_grad_()
         traced = public(name, images.clone().requires_grad_(), magnitude, **takes)
         assert traced.requires_grad

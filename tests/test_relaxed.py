@@ -10,7 +10,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 
 from fasteraa_transforms import functional
-from fasteraa_transforms.backends.run import apply
+from fasteraa_transforms.backends import apply
+from fasteraa_transforms.operations.extras import Extras
 from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.pipeline import targets as _targets
 from fasteraa_transforms.plan import Plan
@@ -527,18 +528,12 @@ def by_hand(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill: 
     """The differentiable forms, as the plan says; each on the whole batch, of which the rows that want it are taken."""
     result = images
     for stage in range(plan.stages):
-        everything = {
-            "interpolation": interpolation,
-            "fill": fill,
-            "centre": plan.centre[:, stage],
-            "partner": images[plan.partner[:, stage]],
-        }
+        extras = Extras(interpolation, (fill,), plan.centre[:, stage], images[plan.partner[:, stage]])
         before = result
         for n, operation in enumerate(OPERATIONS.values()):
-            keywords = {key: everything[key] for key in operation.takes}
             chosen = plan.operation[:, stage] == n
             parameter = torch.where(chosen, plan.parameter[:, stage], operation.weakest)
-            output = operation.differentiable(before, parameter, **keywords)
+            output = operation.differentiable(before, parameter, extras)
             rows = plan.applied[:, stage] & chosen
             result = torch.where(rows[:, None, None, None], output, result)
     return result

@@ -79,3 +79,8 @@ class Epilogue:
         """What each level of a uint8 image becomes, [channels, 256] on a device; kept, so that it is copied once."""
         every = torch.arange(256, dtype=torch.uint8).expand(channels, 1, 256)
         return self(every).reshape(channels, 256).contiguous().to(device)
+
+
+def finish(images: Tensor, epilogue: Epilogue | None) -> Tensor:
+    """The images after the epilogue, if there is one."""
+    return images if epilogue is None else epilogue(images)

@@ -1,14 +1,13 @@
 """The operations on Pillow images: the reference that every other backend equals byte for byte.
 
-Each function takes ``(image, parameter)`` and, where its row of the table says so, the keywords ``interpolation``,
-``fill``, ``centre`` or ``partner``. Modes are L, LA, RGB and RGBA; the alpha channel follows geometry only. No function
-changes its input.
+Each function takes ``(image, parameter, extras)``, with an `Extras`, and does not change its input. Modes are L, LA,
+RGB and RGBA; the alpha channel follows geometry only.
 """
 
 import functools
 import operator
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,82 +16,62 @@ from torchvision.transforms import InterpolationMode
 
 from fasteraa_transforms.operations import arithmetic as _arithmetic
 from fasteraa_transforms.operations import geometry as _geometry
+from fasteraa_transforms.operations.extras import Extras
 from fasteraa_transforms.operations.geometry import Affine
 
-MODES = ("L", "LA", "RGB", "RGBA", "I;16")
 CUTOUT_RGB = (125, 123, 114)  # the mean colour AutoAugment's descendants fill with (Fast AutoAugment, CutoutAbs)
 CUTOUT_GREY = 124
+
+Form = Callable[[Image.Image, float, Extras], Image.Image]
 
 _RESAMPLING = {
     InterpolationMode.NEAREST: Image.Resampling.NEAREST,
     InterpolationMode.BILINEAR: Image.Resampling.BILINEAR,
 }
 
-Fill = float | Sequence[float]
 
-
-def check_mode(image: Image.Image) -> None:
-    """Raise TypeError for a mode whose pixels the operations are not defined on."""
-    if image.mode not in MODES:
-        raise TypeError(
-            f"image mode should be one of {', '.join(MODES)}, but got {image.mode} instead; "
-            'convert it first, for example with image.convert("RGB"), or wrap it as a tv_tensors.Mask if it is a mask'
-        )
-
-
-def check_interpolation(interpolation: object) -> None:
-    """Raise ValueError for anything but NEAREST and BILINEAR; "nearest" as a string is no `InterpolationMode`."""
-    if interpolation not in _RESAMPLING:
-        raise ValueError(
-            "interpolation should be InterpolationMode.NEAREST or InterpolationMode.BILINEAR, "
-            f"but got {interpolation!r} instead"
-        )
-
-
-def fill_colour(fill: Fill, image: Image.Image) -> int | tuple[int, ...]:
-    """``fill`` as Pillow wants it for the bands of ``image``: one number means that number in every band."""
-    bands = len(image.getbands())
-    values = (fill,) * bands if isinstance(fill, int | float) else tuple(fill)
-    if len(values) == 1:
-        values *= bands
-    if len(values) != bands:
-        raise ValueError(f"fill should be one number or one for each of {bands} channels, but got {fill} instead")
-    colour = tuple(int(value) for value in values)
-    return colour[0] if bands == 1 else colour
-
-
-def _keep_alpha(function: Callable[..., Image.Image]) -> Callable[..., Image.Image]:
-    """Apply a colour operation to the bands of an image without its alpha, if it has one, and put that back."""
+def _keep_alpha(function: Form) -> Form:
+    """The form of a colour operation, which gets the image without its alpha; that is put back afterwards."""
 
     @functools.wraps(function)
-    def wrapped(image: Image.Image, *args: object, **kwargs: object) -> Image.Image:
+    def wrapped(image: Image.Image, parameter: float, extras: Extras) -> Image.Image:
         if image.mode not in ("LA", "RGBA"):
-            return function(image, *args, **kwargs)
-        result = function(image.convert(image.mode[:-1]), *args, **kwargs)
+            return function(image, parameter, extras)
+        result = function(image.convert(image.mode[:-1]), parameter, extras)
         result.putalpha(image.getchannel("A"))
         return result
 
     return wrapped
 
 
-def affine(geometry: Affine) -> Callable[..., Image.Image]:
-    """The Pillow form of an affine map."""
-    if geometry.mirrors:
-        return lambda image, parameter: _transform(image, geometry.matrix(parameter, image.height, image.width), 0, 0)
+# --- geometry ---------------------------------------------------------------------------------------------------------
+
+
+def affine(geometry: Affine) -> Form:
+    """The form of an affine map."""
     matrix_of = functools.lru_cache(maxsize=1024)(geometry.matrix)
 
-    def form(image: Image.Image, parameter: float, *, interpolation: InterpolationMode, fill: Fill) -> Image.Image:
-        matrix = matrix_of(parameter, image.height, image.width)
-        return _transform(image, matrix, _RESAMPLING[interpolation], fill_colour(fill, image))
+    def form(image: Image.Image, parameter: float, extras: Extras) -> Image.Image:
+        return image.transform(
+            image.size,
+            Image.Transform.AFFINE,
+            matrix_of(parameter, image.height, image.width),
+            _RESAMPLING[extras.interpolation],
+            fillcolor=fill_colour(image, extras),
+        )
 
+    if geometry.mirrors:
+        return lambda image, parameter, extras: form(image, parameter, Extras())
     return form
 
 
-def _transform(image: Image.Image, matrix: _geometry.Matrix, resampling: Any, colour: Any) -> Image.Image:
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, resampling, fillcolor=colour)
+def fill_colour(image: Image.Image, extras: Extras) -> int | tuple[int, ...]:
+    """The fill as Pillow wants it for the bands of ``image``: whole numbers, and one alone as a number."""
+    colour = tuple(map(int, extras.colours(len(image.getbands()))))
+    return colour[0] if len(colour) == 1 else colour
 
 
-def flip(image: Image.Image, _: float) -> Image.Image:
+def flip(image: Image.Image, parameter: float, extras: Extras) -> Image.Image:
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
@@ -100,6 +79,22 @@ def flip(image: Image.Image, _: float) -> Image.Image:
 
 # Every level once: what an operation makes of it is its table.
 _RAMP = Image.frombytes("L", (256, 1), _arithmetic.LEVELS)
+
+
+@functools.lru_cache(maxsize=1024)
+def solarize_table(threshold: float) -> bytes:
+    # Pillow compares integers with the threshold, so a fractional one is exact here too; its type hint says int.
+    return ImageOps.solarize(_RAMP, threshold).tobytes()  # type: ignore[arg-type]
+
+
+@functools.lru_cache(maxsize=16)
+def posterize_table(bits: float) -> bytes:
+    return ImageOps.posterize(_RAMP, int(bits)).tobytes()
+
+
+@functools.lru_cache(maxsize=1)
+def invert_table(parameter: float) -> bytes:
+    return ImageOps.invert(_RAMP).tobytes()
 
 
 @functools.lru_cache(maxsize=1024)
@@ -119,24 +114,9 @@ def auto_contrast_table(low: int, high: int) -> bytes:
     return bytes(low) + levels + bytes(255 - high)
 
 
-@functools.lru_cache(maxsize=1024)
-def solarize_table(threshold: float) -> bytes:
-    # Pillow compares integers with the threshold, so a fractional one is exact here too; its type hint says int.
-    return ImageOps.solarize(_RAMP, threshold).tobytes()  # type: ignore[arg-type]
-
-
-@functools.lru_cache(maxsize=16)
-def posterize_table(bits: float) -> bytes:
-    return ImageOps.posterize(_RAMP, int(bits)).tobytes()
-
-
-def invert_table(_: float) -> bytes:
-    return bytes(range(255, -1, -1))
-
-
-def levels(table: Callable[[float], bytes]) -> Callable[..., Image.Image]:
-    """The Pillow form of a map of levels."""
-    return lambda image, parameter: _look_up(image, table(parameter))
+def levels(table: Callable[[float], bytes]) -> Form:
+    """The form of a map of levels."""
+    return lambda image, parameter, extras: _look_up(image, table(parameter))
 
 
 def _look_up(image: Image.Image, *tables: bytes) -> Image.Image:
@@ -151,36 +131,36 @@ def _look_up(image: Image.Image, *tables: bytes) -> Image.Image:
     return image._new(image.im.point(whole + _arithmetic.LEVELS if alpha else whole, None))
 
 
-def contrast(image: Image.Image, factor: float) -> Image.Image:
+def contrast(image: Image.Image, factor: float, extras: Extras) -> Image.Image:
     # Counting is faster than getting at the bytes of the pixels.
     total = sum(map(operator.mul, image.convert("L").histogram(), range(256)))
     mean = int(total / (image.width * image.height) + 0.5)
     return _look_up(image, contrast_table(mean, factor))
 
 
-def auto_contrast(image: Image.Image, _: float) -> Image.Image:
+def auto_contrast(image: Image.Image, parameter: float, extras: Extras) -> Image.Image:
     limits: Any = image.getextrema()
     return _look_up(image, *(auto_contrast_table(*pair) for pair in (limits if image.mode != "L" else (limits,))))
 
 
-def equalize(image: Image.Image, _: float) -> Image.Image:
+def equalize(image: Image.Image, parameter: float, extras: Extras) -> Image.Image:
     counts = image.histogram()
     # Twice as fast as numpy makes an array of a list.
     histograms = np.frombuffer(struct.pack(f"{len(counts)}q", *counts), dtype=np.int64).reshape(-1, 256)
-    levels = _arithmetic.equalize_levels(histograms, image.width * image.height)
-    return _look_up(image, *(table.tobytes() for table in levels))
+    tables = _arithmetic.equalize_levels(histograms, image.width * image.height)
+    return _look_up(image, *(table.tobytes() for table in tables))
 
 
 # --- color, sharpness, cutout, sample pairing -------------------------------------------------------------------------
 
 
 @_keep_alpha
-def color(image: Image.Image, factor: float) -> Image.Image:
+def color(image: Image.Image, factor: float, extras: Extras) -> Image.Image:
     return Image.blend(image.convert("L").convert(image.mode), image, factor)
 
 
 @_keep_alpha
-def sharpness(image: Image.Image, factor: float) -> Image.Image:
+def sharpness(image: Image.Image, factor: float, extras: Extras) -> Image.Image:
     if image.width * image.height < _arithmetic.FEW_PIXELS:
         return ImageEnhance.Sharpness(image).enhance(factor)
     # Pillow's filter takes three times as long as this for large images, and half as long for small ones.
@@ -192,13 +172,13 @@ def sharpness(image: Image.Image, factor: float) -> Image.Image:
 
 
 @_keep_alpha
-def cutout(image: Image.Image, fraction: float, *, centre: tuple[float, float]) -> Image.Image:
-    box = _geometry.cutout_box(fraction, centre, image.height, image.width)
+def cutout(image: Image.Image, fraction: float, extras: Extras) -> Image.Image:
+    box = _geometry.cutout_box(fraction, extras.centre, image.height, image.width)
     result = image.copy()
     result.paste(CUTOUT_RGB if image.mode == "RGB" else CUTOUT_GREY, box)
     return result
 
 
 @_keep_alpha
-def sample_pairing(image: Image.Image, weight: float, *, partner: Image.Image) -> Image.Image:
-    return Image.blend(image, partner.convert(image.mode), weight)
+def sample_pairing(image: Image.Image, weight: float, extras: Extras) -> Image.Image:
+    return Image.blend(image, extras.partner.convert(image.mode), weight)

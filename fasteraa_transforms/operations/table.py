@@ -1,7 +1,10 @@
 """The operations of Table 2, in one table.
 
-`OPERATIONS` maps a name to its row. A row holds everything that is said of an operation: the range of its physical
-parameter, its unit, and its three forms (Pillow, uint8, differentiable). Adding an operation is adding a row.
+`OPERATIONS` maps a name to its row. A row holds everything that is said of an operation: its kind, the range of its
+physical parameter, the unit of that, and its three forms (Pillow, uint8, differentiable). An affine map or a map of
+levels needs a row and nothing else, since its forms follow from its kind.
+
+Everything else looks the table up when it is called, so a row that is added later counts from then on.
 
 The paper's table lists these 17 rows and its text says 16; it gives sharpness no magnitude, while AutoAugment, from
 which the list comes, does, and so does this table.
@@ -20,68 +23,50 @@ from fasteraa_transforms.operations import differentiable as _differentiable
 from fasteraa_transforms.operations import pillow as _pillow
 from fasteraa_transforms.operations import uint8 as _uint8
 from fasteraa_transforms.operations.geometry import Affine, Term
+from fasteraa_transforms.operations.kinds import Blend, Histogram, Kind, Levels, Mix, Paste
 
-
-@dataclass(frozen=True)
-class Levels:
-    """A map of levels: what a value becomes depends on that value and the parameter alone.
-
-    Attributes:
-        table: the 256 levels that the levels 0 to 255 become at a parameter.
-    """
-
-    table: Callable[[float], bytes]
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """A map of levels whose table follows from all values of the image, or of one of its channels."""
-
-
-@dataclass(frozen=True)
-class Blend:
-    """A blend of the image with another one that is made of it; the parameter is the weight of the image."""
-
-
-@dataclass(frozen=True)
-class Paste:
-    """A square of one colour about a centre that is drawn."""
-
-
-@dataclass(frozen=True)
-class Mix:
-    """A blend with another image of the batch; the parameter is the weight of that."""
-
-
-Kind = Affine | Levels | Histogram | Blend | Paste | Mix
+_FORMS: dict[str, Any] = {"pillow": _pillow, "uint8": _uint8, "differentiable": _differentiable}
+_FROM_THE_KIND: Any = None  # in place of a form that follows from the kind of the operation
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One of the 17 image operations.
+    """One of the image operations.
 
     The physical parameter is linear in the magnitude μ in [0, 1]: ``weakest + (severest - weakest) μ``. A signed
     operation also takes ``-μ``, which goes as far to the other side of ``weakest``.
 
+    Each form is a function ``(images, parameter, extras) -> images``, with an `Extras`, and does not change its input.
+    An operation of the kind `Affine` or `Levels` needs none: all three follow from the kind. The differentiable form
+    that follows from `Levels` has no slope, so that ``straight_through`` is True for an operation that has it and a
+    magnitude.
+
     Attributes:
         name: the paper's name.
-        kind: what sort of change it is, with the numbers or the table that say which.
+        kind: what sort of change it makes, and the data that says which.
         weakest: physical parameter at magnitude 0 (0.0 if the operation has no magnitude).
         severest: physical parameter at magnitude 1 (0.0 if the operation has no magnitude).
         unit: unit of the physical parameter; "" if the operation has no magnitude.
         signed: whether the direction is drawn with equal chance for each image.
         whole: whether the parameter is rounded to a whole number (half to even).
         straight_through: whether the gradient w.r.t. the magnitude is that of eq. 6, 1 at every pixel.
-        pillow: exact form, ``(image, parameter, **takes) -> image`` on PIL images of mode L, LA, RGB or RGBA.
-        uint8: exact form, ``(images, parameter, **takes) -> images`` on uint8 arrays [N, C, H, W], parameter [N].
-        differentiable: ``(images, parameter, **takes) -> images`` on float tensors [B, C, H, W] in [0, 1], parameter
-            [B].
+        pillow: exact form, on one PIL image of mode L, LA, RGB or RGBA and one parameter.
+        uint8: exact form, on uint8 arrays [N, C, H, W] and parameters [N].
+        differentiable: on float tensors [B, C, H, W] in [0, 1] and parameters [B].
+        takes: which of the fields of an `Extras` matter, in their order.
+
+    Raises:
+        TypeError: a form is missing, and the kind is neither `Affine` nor `Levels`.
 
     Example:
         >>> OPERATIONS["rotate"].parameter(torch.tensor([0.0, 0.5, -1.0]))
         tensor([  0.,  15., -30.], dtype=torch.float64)
         >>> OPERATIONS["posterize"].parameter(torch.tensor([0.0, 0.4, 1.0]))
         tensor([8., 6., 4.], dtype=torch.float64)
+        >>> diagonal = Affine(b=Term(parameter=1.0), d=Term(parameter=1.0))
+        >>> shear = Operation(name="shear_diagonal", kind=diagonal, severest=0.3, unit="shear", signed=True)
+        >>> shear.takes
+        ('interpolation', 'fill')
     """
 
     name: str
@@ -92,32 +77,26 @@ class Operation:
     signed: bool = False
     whole: bool = False
     straight_through: bool = False
-    pillow: Callable[..., Image.Image] = field(default=None, repr=False)  # type: ignore[assignment]
-    uint8: Callable[..., np.ndarray[Any, np.dtype[np.uint8]]] = field(default=None, repr=False)  # type: ignore[assignment]
-    differentiable: Callable[..., Tensor] = field(default=None, repr=False)  # type: ignore[assignment]
+    pillow: Callable[..., Image.Image] = field(default=_FROM_THE_KIND, repr=False)
+    uint8: Callable[..., np.ndarray[Any, np.dtype[np.uint8]]] = field(default=_FROM_THE_KIND, repr=False)
+    differentiable: Callable[..., Tensor] = field(default=_FROM_THE_KIND, repr=False)
+    takes: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        for form, module in (("pillow", _pillow), ("uint8", _uint8), ("differentiable", _differentiable)):
-            if getattr(self, form) is None:
-                match self.kind:
-                    case Affine():
-                        object.__setattr__(self, form, module.affine(self.kind))
-                    case Levels(table):
-                        object.__setattr__(self, form, module.levels(table))
-                    case _:
-                        raise TypeError(f"{form} should be given for an operation of the kind {self.kind}")
-
-    @property
-    def takes(self) -> tuple[str, ...]:
-        """The keywords that the three forms need: "interpolation", "fill", "centre", "partner"."""
-        match self.kind:
-            case Affine():
-                return () if self.kind.mirrors else ("interpolation", "fill")
-            case Paste():
-                return ("centre",)
-            case Mix():
-                return ("partner",)
-        return ()
+        set_field = object.__setattr__  # a frozen dataclass takes nothing else
+        set_field(self, "takes", _takes(self.kind))
+        if isinstance(self.kind, Levels) and self.differentiable is _FROM_THE_KIND:
+            set_field(self, "straight_through", self.has_magnitude)
+        for name, module in _FORMS.items():
+            if getattr(self, name) is not _FROM_THE_KIND:
+                continue
+            match self.kind:
+                case Affine():
+                    set_field(self, name, module.affine(self.kind))
+                case Levels(table):
+                    set_field(self, name, module.levels(table))
+                case _:
+                    raise TypeError(f"{name} should be given for an operation of the kind {type(self.kind).__name__}")
 
     @property
     def has_magnitude(self) -> bool:
@@ -133,16 +112,26 @@ class Operation:
         return torch.round(value) if self.whole else value
 
 
+def _takes(kind: Kind) -> tuple[str, ...]:
+    match kind:
+        case Affine(mirrors=False):
+            return "interpolation", "fill"
+        case Paste():
+            return ("centre",)
+        case Mix():
+            return ("partner",)
+    return ()
+
+
 def _row(name: str, kind: Kind, **fields: Any) -> tuple[str, Operation]:
-    """A row; its forms are the functions of its name in the three modules, or those of its kind where none is."""
-    modules = {"pillow": _pillow, "uint8": _uint8, "differentiable": _differentiable}
-    forms: dict[str, Any] = {form: getattr(module, name, None) for form, module in modules.items()}
+    """A row. Its forms are the functions of its name in the three modules; where none is, that of its kind."""
+    forms = {form: getattr(module, name, _FROM_THE_KIND) for form, module in _FORMS.items()}
     return name, Operation(name=name, kind=kind, **forms, **fields)
 
 
 _ROTATION = Affine(a=Term(cosine=1), b=Term(sine=-1), d=Term(sine=1), e=Term(cosine=1), about_centre=True)
-_ENHANCE: dict[str, Any] = {"weakest": 1.0, "severest": 1.9, "unit": "factor", "signed": True}
 _SOLARIZE, _POSTERIZE = Levels(_pillow.solarize_table), Levels(_pillow.posterize_table)
+_ENHANCE: dict[str, Any] = {"weakest": 1.0, "severest": 1.9, "unit": "factor", "signed": True}
 
 OPERATIONS: dict[str, Operation] = dict(
     (

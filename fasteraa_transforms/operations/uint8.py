@@ -1,10 +1,9 @@
 """The operations on uint8 arrays ``[N, C, H, W]``, byte for byte what Pillow gives.
 
-Each function is the twin of the one of the same name in ``_pillow`` and takes ``(images, parameter)`` with one
-parameter an image, a sequence or float64 ``[N]``, plus the keywords its row of the table names. Operations that work
-channel by channel treat each channel as an L image, so any C is allowed; `color` and `contrast` need luma, see there.
-No function writes into its input; the result is a new array, or the input itself where it equals that, and contiguous
-if the input is.
+Each function is the twin of the one of the same name in ``pillow``. It takes ``(images, parameter, extras)`` with one
+parameter an image, a sequence or float64 ``[N]``, and an `Extras`. Operations that work channel by channel treat each
+channel as an L image, so any C is allowed; `color` and `contrast` need luma, see there. No function writes into its
+input. The result is a new array, or the input itself where it equals that, and contiguous if the input is.
 
 What pays: arithmetic on uint8 (``~x``, ``x & mask``) and slice copies instead of tables, `bytearray.translate` instead
 of indexing a table (0.4 against 2 ns a pixel), a cached index for `numpy.ndarray.take` instead of coordinates, and few
@@ -13,11 +12,8 @@ calls: for a small image the number of calls is the time.
 
 import functools
 import math
-import os
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,122 +24,71 @@ from fasteraa_transforms.operations import arithmetic as _arithmetic
 from fasteraa_transforms.operations import geometry as _geometry
 from fasteraa_transforms.operations import pillow as _pillow
 from fasteraa_transforms.operations.arithmetic import Parameters, column
-from fasteraa_transforms.operations.geometry import Affine
+from fasteraa_transforms.operations.extras import Extras
+from fasteraa_transforms.operations.geometry import Affine, Matrix
+from fasteraa_transforms.operations.sources import SourceCache, fits_fixed_point, nearest_source
 
 Images = NDArray[np.uint8]  # [N, C, H, W]
+Form = Callable[[Images, Parameters, Extras], Images]
+MatrixOf = Callable[[float, int, int], Matrix]
+
 _NEAREST = InterpolationMode.NEAREST  # to look up a member of an enumeration takes a while
-MatrixOf = Callable[[float, int, int], _geometry.Matrix]
+
+# 64 MiB hold 147 matrices for images of 224 × 224, or 6553 for images of 32 × 32.
+sources = SourceCache(2**26)
 
 # --- geometry ---------------------------------------------------------------------------------------------------------
 
 
-class _Source(NamedTuple):
-    """Where the pixels of a transformed image come from."""
+def affine(geometry: Affine) -> Form:
+    """The form of an affine map."""
+    matrix_of = geometry.matrix
+    if geometry.mirrors:
+        return lambda images, parameter, extras: _nearest(images, matrix_of, parameter, 0)
+    if geometry.translates:
+        return _translation(matrix_of)
 
-    pixel: NDArray[np.intp]  # [H W], into the flattened input; any pixel where it would lie outside
-    inside: NDArray[np.uint8] | None  # [H W], 255 inside of the input and 0 outside; None if nothing is outside
+    def form(images: Images, parameter: Parameters, extras: Extras) -> Images:
+        sample = _nearest if extras.interpolation is _NEAREST else _bilinear
+        return sample(images, matrix_of, parameter, _fill_column(extras, images.shape[1]))
 
-
-class SourceCache:
-    """Sources by key; those not used for longest go first once all together take more than ``limit`` bytes.
-
-    A policy has few magnitudes, so few matrices, and images of one size come again and again. Threads share it; a
-    forked process gets a whole copy.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.bytes = 0
-        self._sources: OrderedDict[tuple[Any, ...], _Source] = OrderedDict()
-        self._lock = threading.Lock()
-        if hasattr(os, "register_at_fork"):
-            # Else a child forked while another thread holds the lock would wait for it forever.
-            release = self._lock.release
-            os.register_at_fork(before=self._lock.acquire, after_in_parent=release, after_in_child=release)
-
-    def __len__(self) -> int:
-        return len(self._sources)
-
-    def get(self, key: tuple[Any, ...]) -> _Source | None:
-        with self._lock:
-            source = self._sources.get(key)
-            if source is not None:
-                self._sources.move_to_end(key)
-            return source
-
-    def put(self, key: tuple[Any, ...], source: _Source) -> None:
-        size = _bytes(source)
-        with self._lock:
-            if size <= self.limit and key not in self._sources:
-                self._sources[key] = source
-                self.bytes += size
-                while self.bytes > self.limit:
-                    self.bytes -= _bytes(self._sources.popitem(last=False)[1])
-
-    def clear(self) -> None:
-        with self._lock:
-            self._sources.clear()
-            self.bytes = 0
+    return form
 
 
-def _bytes(source: _Source) -> int:
-    return source.pixel.nbytes + (0 if source.inside is None else source.inside.nbytes)
+def _translation(matrix_of: MatrixOf) -> Form:
+    """The form of a map by whole pixels: copies of slices, whatever the interpolation."""
+
+    @functools.lru_cache(maxsize=1024)
+    def overlap(parameter: float, height: int, width: int) -> tuple[Any, Any]:
+        _, _, x, _, _, y = matrix_of(parameter, height, width)
+        (to_y, from_y), (to_x, from_x) = _overlap(int(y), height), _overlap(int(x), width)
+        return (slice(None), to_y, to_x), (slice(None), from_y, from_x)
+
+    def form(images: Images, parameter: Parameters, extras: Extras) -> Images:
+        n, channels, height, width = images.shape
+        fill = _fill_column(extras, channels)
+        result = np.zeros(images.shape, dtype=np.uint8)
+        if not (isinstance(fill, int) and fill == 0):
+            result[...] = fill
+        for image, value, output in zip(images, parameter, result, strict=True):
+            to, source = overlap(value, height, width)
+            output[to] = image[source]
+        return result
+
+    return form
 
 
-# 64 MiB hold 148 matrices for images of 224 × 224, or 7281 for images of 32 × 32.
-sources = SourceCache(2**26)
+def _overlap(shift: int, size: int) -> tuple[slice, slice]:
+    """Along one axis: the part of the output that lies on the input, and that part of the input."""
+    shift = max(-size, min(shift, size))
+    return slice(max(-shift, 0), size - max(shift, 0)), slice(max(shift, 0), size - max(-shift, 0))
 
 
-def _fill_column(fill: float | Sequence[float], channels: int) -> Any:
-    """``fill`` as an int, or as uint8 [C, 1, 1] if it has one number for each channel."""
-    values: Any = fill if isinstance(fill, tuple) else tuple(fill) if isinstance(fill, Sequence) else (fill,)
-    if len(values) not in (1, channels):
-        raise ValueError(f"fill should be one number or one for each of {channels} channels, but got {fill} instead")
-    return int(values[0]) if len(values) == 1 else np.array(values).astype(np.uint8)[:, None, None]
-
-
-def _fits_fixed_point(matrix: _geometry.Matrix, height: int, width: int) -> bool:
-    a, b, c, d, e, f = matrix
-    if b == d == 0:  # Pillow does not leave doubles then
-        return True
-    corners = ((0, 0), (width, height), (0, height), (width, 0))
-    limit = _geometry.FIXED_POINT_LIMIT
-    return all(abs(x * a + y * b + c) < limit and abs(x * d + y * e + f) < limit for x, y in corners)
-
-
-def nearest_coordinates(
-    matrix: _geometry.Matrix, height: int, width: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Input pixel of each output pixel, ``x`` and ``y``, which broadcast to [H, W]. May lie outside of the image.
-
-    Twin of ``ImagingScaleAffine`` in Pillow's Geometry.c where b and d are 0, else of ``affine_fixed``, which takes
-    16.16 fixed point.
-    """
-    a, b, c, d, e, f = matrix
-    if b == d == 0:
-        return _added_up(c, a, width), _added_up(f, e, height)[:, None]
-    x, y = np.arange(width), np.arange(height)[:, None]
-
-    def fixed(value: float) -> int:
-        return math.floor(value * 65536.0 + 0.5)
-
-    x_in = (fixed(c + a * 0.5 + b * 0.5) + fixed(b) * y) + fixed(a) * x
-    y_in = (fixed(f + d * 0.5 + e * 0.5) + fixed(e) * y) + fixed(d) * x
-    return x_in >> 16, y_in >> 16
-
-
-def _added_up(offset: float, step: float, size: int) -> NDArray[np.int64]:
-    """Input pixel of each output pixel along one axis, [size]: coordinates come one by one, each by a sum."""
-    steps = np.full(size, step)
-    steps[0] = offset + step * 0.5
-    return np.floor(steps.cumsum()).clip(-1, size).astype(np.int64)
-
-
-def _nearest_source(matrix: _geometry.Matrix, height: int, width: int) -> _Source:
-    x, y = nearest_coordinates(matrix, height, width)
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    index = np.where(inside, y * width + x, 0).astype(np.intp)  # `take` would convert any other type in each call
-    return _Source(index.reshape(-1), None if inside.all() else -inside.reshape(-1).view(np.uint8))
+def _fill_column(extras: Extras, channels: int) -> Any:
+    """The fill as an int, or as uint8 [C, 1, 1] if it has one number for each channel."""
+    if len(extras.fill) == 1:
+        return int(extras.fill[0])
+    return np.array(extras.colours(channels)).astype(np.uint8)[:, None, None]
 
 
 def _nearest(images: Images, matrix_of: MatrixOf, parameter: Parameters, fill: Any) -> Images:
@@ -162,10 +107,10 @@ def _nearest_one(image: NDArray[np.uint8], matrix_of: MatrixOf, parameter: float
     source = sources.get(key)
     if source is None:
         matrix = matrix_of(parameter, height, width)
-        if not _fits_fixed_point(matrix, height, width):
+        if not fits_fixed_point(matrix, height, width):
             # Beyond 32767 pixels Pillow leaves fixed point for accumulated doubles; let Pillow do it.
             return _channel_by_channel(image.reshape(channels, height, width), matrix, fill).reshape(image.shape)
-        source = _nearest_source(matrix, height, width)
+        source = nearest_source(matrix, height, width)
         sources.put(key, source)
     pixel, inside = source
     result = image.reshape(channels, height * width).take(pixel, axis=1, mode="clip")
@@ -176,7 +121,7 @@ def _nearest_one(image: NDArray[np.uint8], matrix_of: MatrixOf, parameter: float
     return result.reshape(image.shape)
 
 
-def _channel_by_channel(image: NDArray[np.uint8], matrix: _geometry.Matrix, fill: Any) -> NDArray[np.uint8]:
+def _channel_by_channel(image: NDArray[np.uint8], matrix: Matrix, fill: Any) -> NDArray[np.uint8]:
     fills = np.broadcast_to(np.reshape(fill, -1), len(image)).tolist()
     planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in image]
     return np.stack(
@@ -222,55 +167,7 @@ def _bilinear(images: Images, matrix_of: MatrixOf, parameter: Parameters, fill: 
     return np.where(inside[:, None], upper.astype(np.uint8), np.asarray(fill, dtype=np.uint8))
 
 
-def affine(geometry: Affine) -> Callable[..., Images]:
-    """The uint8 form of an affine map."""
-    matrix_of = geometry.matrix
-    if geometry.mirrors:
-        return lambda images, parameter: _nearest(images, matrix_of, parameter, 0)
-    if geometry.translates:
-        return _translation(matrix_of)
-
-    def form(
-        images: Images, parameter: Parameters, *, interpolation: InterpolationMode, fill: float | Sequence[float]
-    ) -> Images:
-        sample = _nearest if interpolation is _NEAREST else _bilinear
-        return sample(images, matrix_of, parameter, _fill_column(fill, images.shape[1]))
-
-    return form
-
-
-def _translation(matrix_of: MatrixOf) -> Callable[..., Images]:
-    """The uint8 form of a map by whole pixels: copies of slices, whatever the interpolation."""
-
-    @functools.lru_cache(maxsize=1024)
-    def overlap(parameter: float, height: int, width: int) -> tuple[Any, Any]:
-        _, _, x, _, _, y = matrix_of(parameter, height, width)
-        (to_y, from_y), (to_x, from_x) = _overlap(int(y), height), _overlap(int(x), width)
-        return (slice(None), to_y, to_x), (slice(None), from_y, from_x)
-
-    def form(
-        images: Images, parameter: Parameters, *, interpolation: InterpolationMode, fill: float | Sequence[float]
-    ) -> Images:
-        n, channels, height, width = images.shape
-        column = _fill_column(fill, channels)
-        result = np.zeros(images.shape, dtype=np.uint8)
-        if not (isinstance(column, int) and column == 0):
-            result[...] = column
-        for image, value, output in zip(images, parameter, result, strict=True):
-            to, source = overlap(value, height, width)
-            output[to] = image[source]
-        return result
-
-    return form
-
-
-def _overlap(shift: int, size: int) -> tuple[slice, slice]:
-    """Along one axis: the part of the output that lies on the input, and that part of the input."""
-    shift = max(-size, min(shift, size))
-    return slice(max(-shift, 0), size - max(shift, 0)), slice(max(shift, 0), size - max(-shift, 0))
-
-
-def flip(images: Images, _: Parameters) -> Images:
+def flip(images: Images, parameter: Parameters, extras: Extras) -> Images:
     if images.shape[-1] % 8:
         return images[..., ::-1].copy(order="C")  # also where the width is 1, and a view would be contiguous
     # Eight pixels at a time: three times as fast as one by one.
@@ -298,12 +195,12 @@ def _histogram_offset(n: int, channels: int) -> NDArray[np.int64]:
     return 256 * np.arange(n * channels, dtype=np.int64).reshape(n, channels, 1, 1)
 
 
-def levels(table: Callable[[float], bytes]) -> Callable[..., Images]:
-    """The uint8 form of a map of levels."""
-    return lambda images, parameter: _look_up(images, [table(value) for value in parameter])
+def levels(table: Callable[[float], bytes]) -> Form:
+    """The form of a map of levels."""
+    return lambda images, parameter, extras: _look_up(images, [table(value) for value in parameter])
 
 
-def solarize(images: Images, threshold: Parameters) -> Images:
+def solarize(images: Images, threshold: Parameters, extras: Extras) -> Images:
     level = [math.ceil(value) for value in threshold]  # x >= threshold is x >= level
     over = -(images >= column([min(value, 255) for value in level], np.uint8)).view(np.uint8)  # 255 or 0
     if max(level, default=0) > 255:
@@ -311,15 +208,15 @@ def solarize(images: Images, threshold: Parameters) -> Images:
     return images ^ over
 
 
-def posterize(images: Images, bits: Parameters) -> Images:
+def posterize(images: Images, bits: Parameters, extras: Extras) -> Images:
     return images & column([0xFF00 >> int(value) & 0xFF for value in bits], np.uint8)
 
 
-def invert(images: Images, _: Parameters) -> Images:
+def invert(images: Images, parameter: Parameters, extras: Extras) -> Images:
     return ~images
 
 
-def contrast(images: Images, factor: Parameters) -> Images:
+def contrast(images: Images, factor: Parameters, extras: Extras) -> Images:
     """Blend with the mean luma; on other than 3 channels, with the mean of all channels."""
     count = math.prod(images.shape[2:])
     if images.shape[1] == 3:
@@ -331,14 +228,14 @@ def contrast(images: Images, factor: Parameters) -> Images:
     return _look_up(images, [_pillow.contrast_table(*pair) for pair in zip(means, factor, strict=True)])
 
 
-def auto_contrast(images: Images, _: Parameters) -> Images:
+def auto_contrast(images: Images, parameter: Parameters, extras: Extras) -> Images:
     n, channels, height, width = images.shape
     planes = images.reshape(n * channels, height * width)
     low, high = np.minimum.reduce(planes, axis=1).tolist(), np.maximum.reduce(planes, axis=1).tolist()
     return _look_up(images, list(map(_pillow.auto_contrast_table, low, high)))
 
 
-def equalize(images: Images, _: Parameters) -> Images:
+def equalize(images: Images, parameter: Parameters, extras: Extras) -> Images:
     n, channels, height, width = images.shape
     if height * width >= _arithmetic.FEW_PIXELS:  # Pillow counts faster than numpy
         planes = np.ascontiguousarray(images).reshape(n * channels, height, width)
@@ -353,26 +250,26 @@ def equalize(images: Images, _: Parameters) -> Images:
 # --- color, sharpness, cutout, sample pairing -------------------------------------------------------------------------
 
 
-def color(images: Images, factor: Parameters) -> Images:
+def color(images: Images, factor: Parameters, extras: Extras) -> Images:
     """Blend with luma; the identity on other than 3 channels."""
     if images.shape[1] != 3:
         return images
     return _arithmetic.saturate(images, factor)
 
 
-def sharpness(images: Images, factor: Parameters) -> Images:
+def sharpness(images: Images, factor: Parameters, extras: Extras) -> Images:
     return _arithmetic.sharpen(images, factor, 1)
 
 
-def cutout(images: Images, fraction: Parameters, *, centre: Sequence[Sequence[float]] | NDArray[np.float64]) -> Images:
+def cutout(images: Images, fraction: Parameters, extras: Extras) -> Images:
     height, width = images.shape[2:]
     colour = np.array(_pillow.CUTOUT_RGB if images.shape[1] == 3 else _pillow.CUTOUT_GREY, dtype=np.uint8)
     result = images.copy(order="C")
-    for image, side, middle in zip(result, fraction, centre, strict=True):
+    for image, side, middle in zip(result, fraction, extras.centre, strict=True):
         left, top, right, bottom = _geometry.cutout_box(side, middle, height, width)
         image[:, top:bottom, left:right] = colour.reshape(-1, 1, 1)
     return result
 
 
-def sample_pairing(images: Images, weight: Parameters, *, partner: Images) -> Images:
-    return _arithmetic.blend(images, partner, weight)
+def sample_pairing(images: Images, weight: Parameters, extras: Extras) -> Images:
+    return _arithmetic.blend(images, extras.partner, weight)

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
-from fasteraa_transforms.backends.run import apply as apply_eagerly
+from fasteraa_transforms.backends import apply as apply_eagerly
 from fasteraa_transforms.plan import _SHAPES, Plan
 
 _HANDLES = itertools.count()

@@ -16,10 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from fasteraa_transforms.backends.run import _apply_float, apply, fill_values
+from fasteraa_transforms.backends import apply
+from fasteraa_transforms.backends.floats import through_stages
+from fasteraa_transforms.backends.options import fill_values
+from fasteraa_transforms.operations.extras import Extras
 from fasteraa_transforms.operations.geometry import Affine
 from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.plan import Plan
@@ -140,8 +142,9 @@ def _transform_mask(mask: Tensor, plan: Plan, fill: float | Sequence[float]) -> 
     if mask.dtype == torch.uint8:
         result = apply(images, plan, fill=values)
     else:
-        # The form for floats takes every dtype where all it does is select pixels.
-        result = _apply_float(images, plan, InterpolationMode.NEAREST, values)
+        # The forms for floats take every dtype where all they do is select pixels.
+        result = through_stages(images, plan, Extras(fill=values))
+        result = result.clone() if result is images else result
     result = result.reshape(mask.shape)
     return result.view(dtype) if dtype in _VIEWS else result
 

@@ -18,8 +18,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import Transform
 from torchvision.transforms.v2.functional import is_pure_tensor
 
+from fasteraa_transforms.backends import apply, apply_one
 from fasteraa_transforms.backends.epilogue import Epilogue
-from fasteraa_transforms.backends.run import apply, apply_one, fill_values, interpolation_mode
+from fasteraa_transforms.backends.options import fill_values, interpolation_mode
 from fasteraa_transforms.pipeline import compiled as _compiled
 from fasteraa_transforms.pipeline import targets as _targets
 from fasteraa_transforms.plan import Plan

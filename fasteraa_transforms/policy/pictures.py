@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from fasteraa_transforms.backends.run import apply
+from fasteraa_transforms.backends import apply
 from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.plan import Plan
 from fasteraa_transforms.policy.policy import Policy

@@ -1,6 +1,5 @@
 """A plan applied to images: against Pillow stage by stage, a batch against its images one by one, and refusals."""
 
-import importlib
 import tracemalloc
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from fasteraa_transforms import OPERATIONS, Plan, Policy, apply
+from fasteraa_transforms.backends import cpu
+from fasteraa_transforms.operations import Extras
 
 NEAREST, BILINEAR = InterpolationMode.NEAREST, InterpolationMode.BILINEAR
 NAMES = list(OPERATIONS)
@@ -77,15 +78,14 @@ def by_pillow(images: Tensor, plan: Plan, interpolation: InterpolationMode, fill
     for n, result in enumerate(pictures):
         for stage in range(plan.stages):
             operation = OPERATIONS[NAMES[int(plan.operation[n, stage])]]
-            takes = {
-                "interpolation": interpolation,
-                "fill": fill,
-                "centre": tuple(plan.centre[n, stage].tolist()),
-                "partner": pictures[int(plan.partner[n, stage])],
-            }
+            extras = Extras(
+                interpolation,
+                fill if isinstance(fill, tuple) else (fill,),
+                tuple(plan.centre[n, stage].tolist()),
+                pictures[int(plan.partner[n, stage])],
+            )
             if plan.applied[n, stage]:
-                keywords = {key: takes[key] for key in operation.takes}
-                result = operation.pillow(result, plan.parameter[n, stage].item(), **keywords)
+                result = operation.pillow(result, plan.parameter[n, stage].item(), extras)
         results.append(pil_to_tensor(result))
     return torch.stack(results)
 
@@ -248,7 +248,7 @@ def test_number_of_images_at_a_time_changes_nothing(
     images = images if dtype == torch.uint8 else images / 255
     results = []
     for values in (1, 3000, 2**40):
-        monkeypatch.setattr(importlib.import_module("fasteraa_transforms.backends.run"), "_CHUNK", values)
+        monkeypatch.setattr(cpu, "_CHUNK", values)
         results.append(apply(images, plan))
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
@@ -525,13 +525,6 @@ IDLE = plan_of([(None,)])
             {"fill": "grey"},
             TypeError,
             "fill should be a number or a sequence with one number per channel, but got 'grey' instead",
-        ),
-        (
-            IMAGE,
-            IDLE,
-            {"fill": None},
-            TypeError,
-            "fill should be a number or a sequence with one number per channel, but got None instead",
         ),
         (
             IMAGE.expand(2, -1, -1, -1),

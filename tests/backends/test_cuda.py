@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from fasteraa_transforms import OPERATIONS, Epilogue, FasterAutoAugment, Plan, Policy, apply
+from fasteraa_transforms.operations import Extras
 from fasteraa_transforms.policy.sampling import tables_of
 
 triton = pytest.importorskip("triton")
@@ -84,14 +85,9 @@ def _pillow(images: Tensor, plan: Plan) -> Tensor:
     results = []
     for i, image in enumerate(images):
         row = OPERATIONS[NAMES[int(plan.operation[i, 0])]]
-        takes = {
-            "interpolation": InterpolationMode.NEAREST,
-            "fill": 0,
-            "centre": tuple(plan.centre[i, 0].tolist()),
-            "partner": _to_pil(images[int(plan.partner[i, 0])]),
-        }
-        keywords = {key: takes[key] for key in row.takes}
-        result = np.asarray(row.pillow(_to_pil(image), float(plan.parameter[i, 0]), **keywords))
+        partner = _to_pil(images[int(plan.partner[i, 0])])
+        extras = Extras(centre=tuple(plan.centre[i, 0].tolist()), partner=partner)
+        result = np.asarray(row.pillow(_to_pil(image), float(plan.parameter[i, 0]), extras))
         results.append(torch.from_numpy(result.reshape(*image.shape[1:], -1).copy()).permute(2, 0, 1))
     return torch.stack(results)
 
@@ -289,7 +285,7 @@ def test_transform_uses_the_kernels_and_gives_the_pixels_of_the_cpu(
     calls = []
     apply_plan = kernels.apply_plan
     # What a GPU's would answer; on one the answer is the same.
-    monkeypatch.setattr(sys.modules["fasteraa_transforms.backends.run"], "runs_kernels", lambda _: True)
+    monkeypatch.setattr(sys.modules["fasteraa_transforms.backends.device"], "runs_kernels", lambda _: True)
     monkeypatch.setattr(kernels, "apply_plan", lambda *a, **k: calls.append(a) or apply_plan(*a, **k))
     transform = FasterAutoAugment(policy, generator=torch.Generator().manual_seed(5), **options)
     assert torch.equal(transform(images.to(DEVICE)).cpu(), expected)
@@ -306,7 +302,7 @@ def test_what_leaves_fixed_point_goes_to_the_cpu(
     plan = _plan(torch.tensor([[NAMES.index(name)]]))
     plan.parameter[:] = parameter
     expected = apply(images, plan)
-    monkeypatch.setattr(sys.modules["fasteraa_transforms.backends.run"], "runs_kernels", lambda _: True)
+    monkeypatch.setattr(sys.modules["fasteraa_transforms.backends.device"], "runs_kernels", lambda _: True)
     monkeypatch.setattr(kernels, "apply_plan", lambda *_, **__: pytest.fail("the kernels were used"))
     assert torch.equal(apply(images.to(DEVICE), plan).cpu(), expected)
 

@@ -22,12 +22,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 from torchvision.transforms import InterpolationMode
 
+from fasteraa_transforms.backends import options
 from fasteraa_transforms.operations import arithmetic as _arithmetic
 from fasteraa_transforms.operations import differentiable as _differentiable
 from fasteraa_transforms.operations import pillow as _pillow
+from fasteraa_transforms.operations import sources as _sources
 from fasteraa_transforms.operations import uint8 as _uint8
+from fasteraa_transforms.operations.extras import Extras
 from fasteraa_transforms.operations.geometry import Affine
-from fasteraa_transforms.operations.table import OPERATIONS, Levels
+from fasteraa_transforms.operations.kinds import Levels
+from fasteraa_transforms.operations.table import OPERATIONS
 
 Pixels = NDArray[np.uint8]
 
@@ -182,24 +186,34 @@ def parameters(name: str, count: int) -> NDArray[np.float64]:
     return OPERATIONS[name].parameter(magnitudes(name, count)).numpy()
 
 
-def keywords(name: str, images: Pixels, interpolation: InterpolationMode | None, fill: Any = 0) -> dict[str, Any]:
-    """The keywords of the uint8 form, for a batch [N, C, H, W]."""
+def extras_of(
+    name: str,
+    interpolation: InterpolationMode | None = NEAREST,
+    fill: Any = 0,
+    centre: Any = None,
+    partner: Any = None,
+) -> Extras:
+    """Extras with those fields that the operation takes, so that a form which reads another one fails."""
+    every = Extras(interpolation, tuple(np.atleast_1d(fill).tolist()), centre, partner)
+    return Extras(**{key: getattr(every, key) if key in OPERATIONS[name].takes else None for key in Extras._fields})
+
+
+def batch_extras(name: str, images: Pixels, interpolation: InterpolationMode | None, fill: Any = 0) -> Extras:
+    """The extras of the uint8 form, for a batch [N, C, H, W]."""
     rng = np.random.default_rng(len(images))
+    centre, partner = rng.random((len(images), 2)), np.ascontiguousarray(images[..., ::-1, ::-1])
+    return extras_of(name, interpolation, fill, centre, partner)
+
+
+def of_one(name: str, extras: Extras, n: int) -> dict[str, Any]:
+    """The keywords of the reference for image ``n`` of a batch."""
     every = {
-        "interpolation": interpolation,
-        "fill": fill,
-        "centre": rng.random((len(images), 2)),
-        "partner": np.ascontiguousarray(images[..., ::-1, ::-1]),
+        "interpolation": extras.interpolation,
+        "fill": None if extras.fill is None else extras.fill if len(extras.fill) > 1 else extras.fill[0],
+        "centre": None if extras.centre is None else tuple(np.asarray(extras.centre)[n].tolist()),
+        "partner": None if extras.partner is None else extras.partner[n],
     }
     return {key: every[key] for key in OPERATIONS[name].takes}
-
-
-def of_one(takes: dict[str, Any], n: int) -> dict[str, Any]:
-    """The keywords of image ``n`` of a batch."""
-    return {
-        key: tuple(value[n].tolist()) if key == "centre" else value[n] if key == "partner" else value
-        for key, value in takes.items()
-    }
 
 
 def differing(found: Pixels, expected: Pixels) -> int:
@@ -212,10 +226,10 @@ def differing(found: Pixels, expected: Pixels) -> int:
 def check_uint8(name: str, pixels: Pixels, values: NDArray[np.float64], mode: Any, fill: Any = 0) -> None:
     """The uint8 form of one image [C, H, W] at all ``values`` in one batch, against Pillow."""
     images = np.repeat(pixels[None], len(values), axis=0)
-    takes = keywords(name, images, mode, fill)
-    found = OPERATIONS[name].uint8(images, values, **takes)
+    extras = batch_extras(name, images, mode, fill)
+    found = OPERATIONS[name].uint8(images, values, extras)
     for n, value in enumerate(values.tolist()):
-        expected = reference_array(name, pixels, value, **of_one(takes, n))
+        expected = reference_array(name, pixels, value, **of_one(name, extras, n))
         assert differing(found[n], expected) == 0, (name, mode, value, pixels.shape, fill)
 
 
@@ -323,18 +337,16 @@ def test_uint8_fill(name: str, interpolation: InterpolationMode, channels: int) 
     for fill in (0, 255, 93, [200], tuple(range(10, 10 + channels))):
         values = parameters(name, 9)
         check_uint8(name, image, values, interpolation, fill * channels if fill == [200] else fill)
-        takes = {"interpolation": interpolation, "fill": fill}
         images = np.repeat(image[None], 9, axis=0)
-        same = {"interpolation": interpolation, "fill": np.broadcast_to(fill, channels).tolist()}
-        assert (
-            differing(OPERATIONS[name].uint8(images, values, **takes), OPERATIONS[name].uint8(images, values, **same))
-            == 0
-        )
+        extras = Extras(interpolation, tuple(np.atleast_1d(fill).tolist()))
+        same = Extras(interpolation, tuple(np.broadcast_to(fill, channels).tolist()))
+        found, expected = (OPERATIONS[name].uint8(images, values, each) for each in (extras, same))
+        assert differing(found, expected) == 0
 
 
 def test_uint8_fill_reaches_every_channel_with_its_own_value() -> None:
     images = np.zeros((1, 5, 4, 10), dtype=np.uint8)
-    result = OPERATIONS["translate_x"].uint8(images, np.array([0.45]), interpolation=NEAREST, fill=(1, 2, 3, 4, 5))
+    result = OPERATIONS["translate_x"].uint8(images, np.array([0.45]), Extras(fill=(1, 2, 3, 4, 5)))
     assert result[0, :, 0, -1].tolist() == [1, 2, 3, 4, 5]
     assert result[0, :, 0, 0].tolist() == [0, 0, 0, 0, 0]
 
@@ -344,9 +356,9 @@ def test_fill_of_another_number_of_channels_is_refused(fill: tuple[int, ...]) ->
     images = np.zeros((1, 3, 4, 4), dtype=np.uint8)
     wording = r"fill should be one number or one for each of 3 channels, but got \(.*\) instead"
     with pytest.raises(ValueError, match=wording):
-        OPERATIONS["rotate"].uint8(images, np.array([10.0]), interpolation=NEAREST, fill=fill)
+        OPERATIONS["rotate"].uint8(images, np.array([10.0]), Extras(fill=fill))
     with pytest.raises(ValueError, match=wording):
-        OPERATIONS["rotate"].pillow(to_image(images[0]), 10.0, interpolation=NEAREST, fill=fill)
+        OPERATIONS["rotate"].pillow(to_image(images[0]), 10.0, Extras(fill=fill))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 40000), (1, 40000, 1), (3, 3, 33000)])
@@ -373,18 +385,20 @@ def test_uint8_takes_pillows_path_on_either_side_of_fixed_point(long: int) -> No
 def test_uint8_batch_equals_one_by_one(name: str, interpolation: InterpolationMode | None, channels: int) -> None:
     values = parameters(name, 7)
     images = np.random.default_rng(0).integers(0, 256, (len(values), channels, 21, 18), dtype=np.uint8)
-    takes = keywords(name, images, interpolation)
-    found = OPERATIONS[name].uint8(images, values, **takes)
+    extras = batch_extras(name, images, interpolation)
+    found = OPERATIONS[name].uint8(images, values, extras)
     for n in range(len(values)):
-        one = {key: value[n : n + 1] if key in ("centre", "partner") else value for key, value in takes.items()}
-        alone = OPERATIONS[name].uint8(images[n : n + 1], values[n : n + 1], **one)
+        one = extras._replace(
+            **{key: getattr(extras, key)[n : n + 1] for key in ("centre", "partner") if key in OPERATIONS[name].takes}
+        )
+        alone = OPERATIONS[name].uint8(images[n : n + 1], values[n : n + 1], one)
         assert differing(found[n : n + 1], alone) == 0
 
 
 @each_form
 def test_uint8_takes_an_empty_batch(name: str, interpolation: InterpolationMode | None) -> None:
     images = np.zeros((0, 3, 5, 4), dtype=np.uint8)
-    result = OPERATIONS[name].uint8(images, np.zeros(0), **keywords(name, images, interpolation))
+    result = OPERATIONS[name].uint8(images, np.zeros(0), batch_extras(name, images, interpolation))
     assert result.shape == images.shape
     assert result.dtype == np.uint8
 
@@ -394,9 +408,9 @@ def test_uint8_takes_strided_images(name: str, interpolation: InterpolationMode 
     values = parameters(name, 3)
     channels_last = np.random.default_rng(0).integers(0, 256, (len(values), 21, 18, 3), dtype=np.uint8)
     strided = channels_last.transpose(0, 3, 1, 2)[..., ::-1]
-    takes = keywords(name, strided, interpolation)
-    found = OPERATIONS[name].uint8(strided, values, **takes)
-    assert differing(found, OPERATIONS[name].uint8(np.ascontiguousarray(strided), values, **takes)) == 0
+    extras = batch_extras(name, strided, interpolation)
+    found = OPERATIONS[name].uint8(strided, values, extras)
+    assert differing(found, OPERATIONS[name].uint8(np.ascontiguousarray(strided), values, extras)) == 0
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -404,12 +418,12 @@ def test_uint8_takes_strided_images(name: str, interpolation: InterpolationMode 
 def test_uint8_leaves_its_input_alone(name: str, interpolation: InterpolationMode | None, channels: int) -> None:
     values = parameters(name, 5)
     images = np.random.default_rng(0).integers(0, 256, (len(values), channels, 9, 8), dtype=np.uint8)
-    takes = keywords(name, images, interpolation)
-    inputs = [images, values, *(value for value in takes.values() if isinstance(value, np.ndarray))]
+    extras = batch_extras(name, images, interpolation)
+    inputs = [images, values, *(value for value in extras if isinstance(value, np.ndarray))]
     copies = [array.copy() for array in inputs]
     for array in inputs:
         array.flags.writeable = False
-    OPERATIONS[name].uint8(images, values, **takes)
+    OPERATIONS[name].uint8(images, values, extras)
     for array, copy in zip(inputs, copies, strict=True):
         np.testing.assert_array_equal(array, copy)
 
@@ -417,13 +431,13 @@ def test_uint8_leaves_its_input_alone(name: str, interpolation: InterpolationMod
 @pytest.mark.parametrize("channels", [1, 2, 4, 5])
 def test_color_is_the_identity_without_three_channels(channels: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, channels, 8, 8), dtype=np.uint8)
-    assert differing(_uint8.color(images, np.array([0.1, 1.5, 1.9])), images) == 0
+    assert differing(_uint8.color(images, np.array([0.1, 1.5, 1.9]), Extras()), images) == 0
 
 
 def test_contrast_without_three_channels_blends_with_the_mean_of_all() -> None:
     images = np.zeros((1, 2, 1, 2), dtype=np.uint8)
     images[0, 0], images[0, 1] = 10, 21  # mean 15.5, rounded half up to 16
-    assert _uint8.contrast(images, np.array([0.0])).tolist() == np.full((1, 2, 1, 2), 16).tolist()
+    assert _uint8.contrast(images, np.array([0.0]), Extras()).tolist() == np.full((1, 2, 1, 2), 16).tolist()
 
 
 def test_magnitude_zero_is_the_identity() -> None:
@@ -432,7 +446,7 @@ def test_magnitude_zero_is_the_identity() -> None:
         operation = OPERATIONS[name]
         if operation.has_magnitude:
             value = operation.parameter(torch.zeros(1)).numpy()
-            result = operation.uint8(images, value, **keywords(name, images, interpolation))
+            result = operation.uint8(images, value, batch_extras(name, images, interpolation))
             assert differing(result, images) == 0, name
 
 
@@ -469,7 +483,8 @@ def test_uint8_equals_pillow_on_anything(name: str, data: st.DataObject) -> None
     case = data.draw(_case(name))
     takes = dict(case["takes"])
     batched = {key: np.array(value)[None] if key in ("centre", "partner") else value for key, value in takes.items()}
-    found = OPERATIONS[name].uint8(case["pixels"][None], np.array([case["parameter"]]), **batched)
+    extras = extras_of(name, **batched)
+    found = OPERATIONS[name].uint8(case["pixels"][None], np.array([case["parameter"]]), extras)
     assert differing(found[0], reference_array(name, case["pixels"], case["parameter"], **takes)) == 0
 
 
@@ -514,7 +529,7 @@ def test_pillow_form_equals_pillow(
             fill = (n, 100, 200, 50)[:bands] if n % 2 else n
             fill_colour = fill[0] if isinstance(fill, tuple) and bands == 1 else fill
             every = {**takes, "fill": fill}
-            found = OPERATIONS[name].pillow(image, value, **{key: every[key] for key in OPERATIONS[name].takes})
+            found = OPERATIONS[name].pillow(image, value, extras_of(name, **every))
             every["fill"] = (fill_colour,) * bands if isinstance(fill_colour, int) and bands > 1 else fill_colour
             expected = _expected(name, image, value, **{key: every[key] for key in OPERATIONS[name].takes})
             assert found.mode == image.mode
@@ -528,8 +543,7 @@ def test_pillow_form_leaves_its_input_alone(name: str, interpolation: Interpolat
     partner = image.transpose(Image.Transpose.ROTATE_180)
     before, partner_before = image.tobytes(), partner.tobytes()
     every = {"interpolation": interpolation, "fill": 9, "centre": (0.4, 0.6), "partner": partner}
-    takes = {key: every[key] for key in OPERATIONS[name].takes}
-    result = OPERATIONS[name].pillow(image, parameters(name, 3)[-1].item(), **takes)
+    result = OPERATIONS[name].pillow(image, parameters(name, 3)[-1].item(), extras_of(name, **every))
     assert result is not image
     result.paste(0, (0, 0, *result.size))  # nor do they share pixels
     assert image.tobytes() == before
@@ -541,7 +555,7 @@ def test_pillow_form_leaves_its_input_alone(name: str, interpolation: Interpolat
 def test_sample_pairing_takes_a_partner_of_another_mode(mode: str, other: str) -> None:
     image = to_image(pictures(4, 12, 13)["noise"]).convert(mode)
     partner = to_image(pictures(4, 12, 13)["skewed"]).convert(other)
-    found = _pillow.sample_pairing(image, 0.3, partner=partner)
+    found = _pillow.sample_pairing(image, 0.3, Extras(partner=partner))
     colours = mode.removesuffix("A")
     expected = Image.blend(image.convert(colours), partner.convert(colours), 0.3)
     assert found.mode == mode
@@ -550,7 +564,7 @@ def test_sample_pairing_takes_a_partner_of_another_mode(mode: str, other: str) -
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
 def test_check_mode_accepts(mode: str) -> None:
-    _pillow.check_mode(Image.new(mode, (2, 2)))
+    options.check_image(Image.new(mode, (2, 2)))
 
 
 @pytest.mark.parametrize("mode", ["P", "1", "PA", "La", "RGBa", "I", "I;16B", "CMYK", "YCbCr", "HSV", "LAB", "F"])
@@ -560,36 +574,36 @@ def test_check_mode_refuses_and_names_the_mode(mode: str) -> None:
         r'convert it first, .*convert\("RGB"\), or wrap it as a tv_tensors.Mask if it is a mask'
     )
     with pytest.raises(TypeError, match=wording):
-        _pillow.check_mode(Image.new(mode, (2, 2)))
+        options.check_image(Image.new(mode, (2, 2)))
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", InterpolationMode.BICUBIC, 0, None])
 def test_check_interpolation_refuses(interpolation: object) -> None:
-    _pillow.check_interpolation(NEAREST)
-    _pillow.check_interpolation(BILINEAR)
+    options.check_interpolation(NEAREST)
+    options.check_interpolation(BILINEAR)
     with pytest.raises(ValueError, match=r"interpolation should be .*NEAREST or .*BILINEAR, but got .* instead"):
-        _pillow.check_interpolation(interpolation)
+        options.check_interpolation(interpolation)
 
 
 # --- caches -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def sources(monkeypatch: pytest.MonkeyPatch) -> _uint8.SourceCache:
+def sources(monkeypatch: pytest.MonkeyPatch) -> _sources.SourceCache:
     """An empty cache in the place of the module's own, with room for ten images of 16 × 16."""
-    cache = _uint8.SourceCache(10 * 16 * 16 * 9)
+    cache = _sources.SourceCache(10 * (16 * 16 * 9 + _sources._OVERHEAD))
     monkeypatch.setattr(_uint8, "sources", cache)
     return cache
 
 
 def rotated(size: int, degrees: float) -> Pixels:
     image = pictures(3, size, size)["noise"]
-    found = OPERATIONS["rotate"].uint8(image[None], [degrees], interpolation=NEAREST, fill=0)[0]
+    found = OPERATIONS["rotate"].uint8(image[None], [degrees], Extras())[0]
     assert differing(found, reference_array("rotate", image, degrees, interpolation=NEAREST)) == 0
     return found
 
 
-def test_cache_stays_within_its_bytes_and_gives_the_same(sources: _uint8.SourceCache) -> None:
+def test_cache_stays_within_its_bytes_and_gives_the_same(sources: _sources.SourceCache) -> None:
     first = rotated(16, 1.0)
     for degrees in range(1, 31):
         rotated(16, float(degrees))
@@ -602,7 +616,7 @@ def test_cache_stays_within_its_bytes_and_gives_the_same(sources: _uint8.SourceC
     assert (len(sources), sources.bytes) == (0, 0)
 
 
-def test_cache_keeps_what_was_used_last(sources: _uint8.SourceCache) -> None:
+def test_cache_keeps_what_was_used_last(sources: _sources.SourceCache) -> None:
     rotated(16, 1.0)
     for degrees in range(2, 25):
         rotated(16, float(degrees))
@@ -612,19 +626,19 @@ def test_cache_keeps_what_was_used_last(sources: _uint8.SourceCache) -> None:
     assert sources.get((matrix_of, 2.0, 16, 16)) is None
 
 
-def test_cache_tells_operations_and_sizes_apart(sources: _uint8.SourceCache) -> None:
+def test_cache_tells_operations_and_sizes_apart(sources: _sources.SourceCache) -> None:
     image = pictures(1, 8, 12)["noise"]
     for name in ("shear_x", "shear_y", "rotate", "shear_x"):
         for pixels in (image, np.ascontiguousarray(image.transpose(0, 2, 1)), image[:, :6]):
             check_uint8(name, pixels, np.array([0.3, -0.3]), NEAREST)
 
 
-def test_cache_is_shared_by_threads(sources: _uint8.SourceCache) -> None:
+def test_cache_is_shared_by_threads(sources: _sources.SourceCache) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda n: rotated(16, float(n % 15)), range(400)))
     for n, pixels in enumerate(found):
         assert differing(pixels, found[n % 15]) == 0
-    assert sources.bytes == sum(_uint8._bytes(source) for source in sources._sources.values()) <= sources.limit
+    assert sources.bytes == sum(source.bytes for source in sources._sources.values()) <= sources.limit
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -632,10 +646,9 @@ def test_cache_survives_a_fork_while_a_thread_uses_it() -> None:
     # In a process of its own, which forks while another thread keeps taking the lock.
     code = """
 import os, sys, threading, numpy as np
-from torchvision.transforms import InterpolationMode
-from fasteraa_transforms import OPERATIONS
+from fasteraa_transforms.operations import OPERATIONS, Extras
 images = np.zeros((1, 1, 8, 8), np.uint8)
-rotate = lambda: OPERATIONS['rotate'].uint8(images, [3.0], interpolation=InterpolationMode.NEAREST, fill=0)
+rotate = lambda: OPERATIONS['rotate'].uint8(images, [3.0], Extras())
 done = threading.Event()
 def use():
     while not done.is_set():
@@ -665,9 +678,9 @@ def test_uint8_equals_pillow_on_other_channels_and_layouts(
         check_uint8(name, image, values, interpolation)
         check_uint8(name, np.asfortranarray(image), values, interpolation)
         images = np.asfortranarray(np.stack([image] * len(values)))
-        takes = keywords(name, images, interpolation)
-        found = OPERATIONS[name].uint8(images, values, **takes)
-        assert differing(found, OPERATIONS[name].uint8(np.ascontiguousarray(images), values, **takes)) == 0
+        extras = batch_extras(name, images, interpolation)
+        found = OPERATIONS[name].uint8(images, values, extras)
+        assert differing(found, OPERATIONS[name].uint8(np.ascontiguousarray(images), values, extras)) == 0
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
@@ -677,8 +690,8 @@ def test_pillow_form_takes_an_image_that_is_not_loaded_yet(mode: str, tmp_path: 
     for name in ("solarize", "posterize", "brightness", "invert", "equalize", "sharpness", "auto_contrast", "flip"):
         parameter = parameters(name, 3)[-1].item()
         with Image.open(tmp_path / "image.png") as lazy:
-            found = OPERATIONS[name].pillow(lazy, parameter)
-        assert differing(np.asarray(found), np.asarray(OPERATIONS[name].pillow(image, parameter))) == 0, name
+            found = OPERATIONS[name].pillow(lazy, parameter, Extras())
+        assert differing(np.asarray(found), np.asarray(OPERATIONS[name].pillow(image, parameter, Extras()))) == 0, name
 
 
 @pytest.mark.parametrize("size", [16, 80])
@@ -689,8 +702,8 @@ def test_pillow_form_keeps_what_is_known_of_the_image(
     image = to_image(pictures(3, size, size)["noise"])
     image.info["dpi"] = (72, 72)
     every = {"interpolation": interpolation, "fill": 0, "centre": (0.5, 0.5), "partner": image}
-    takes = {key: every[key] for key in OPERATIONS[name].takes}
-    assert OPERATIONS[name].pillow(image, parameters(name, 3)[-1].item(), **takes).info == {"dpi": (72, 72)}
+    found = OPERATIONS[name].pillow(image, parameters(name, 3)[-1].item(), extras_of(name, **every))
+    assert found.info == {"dpi": (72, 72)}
 
 
 def test_luma_equals_pillow_on_every_colour() -> None:

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from fasteraa_transforms import OPERATIONS, FasterAutoAugment, Plan, Policy, apply
+from fasteraa_transforms.operations import Extras
 
 NAMES = list(OPERATIONS)
 GEOMETRY = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate", "flip")
@@ -247,9 +248,7 @@ def by_pillow(mask: Tensor, plan: Plan, row: int = 0, fill: int = 0) -> Tensor:
     for stage in range(plan.stages):
         operation = OPERATIONS[NAMES[int(plan.operation[row, stage])]]
         if operation.name in GEOMETRY and plan.applied[row, stage]:
-            takes = {"interpolation": InterpolationMode.NEAREST, "fill": fill}
-            keywords = {key: takes[key] for key in operation.takes}
-            image = operation.pillow(image, float(plan.parameter[row, stage]), **keywords)
+            image = operation.pillow(image, float(plan.parameter[row, stage]), Extras(fill=(fill,)))
     return torch.from_numpy(np.array(image))
 
 

@@ -55,7 +55,7 @@ def apply_plan(
     epilogue: Tensor | None = None,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
-    """Apply a plan to a batch; twin of the uint8 form of `fasteraa_transforms.backends.run`.
+    """Apply a plan to a batch; twin of the uint8 form of `fasteraa_transforms.backends.cpu`.
 
     Launches 1 + ceil(K / 2) kernels for images of up to 4096 pixels, and for larger ones 1 + 2 K + 2 ceil(K / 2); the
     same again for each further 64 MiB of tables. Nothing waits for the device, and with a plan that lies there it can

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torchvision.transforms import InterpolationMode
 
+from fasteraa_transforms.backends.options import check_interpolation
 from fasteraa_transforms.operations import geometry as _geometry
 from fasteraa_transforms.operations import pillow as _pillow
 from fasteraa_transforms.operations.table import OPERATIONS
@@ -36,7 +37,7 @@ def export(
     height, width = size
     if not (isinstance(height, int) and isinstance(width, int) and min(size) > 0):
         raise ValueError(f"size should be a positive height and width, but got {size!r} instead")
-    _pillow.check_interpolation(interpolation)
+    check_interpolation(interpolation)
     unknown = sorted(set(leave_out) - set(OPERATIONS))
     if unknown:
         raise ValueError(f"leave_out should hold names of operations, but got {unknown} instead")

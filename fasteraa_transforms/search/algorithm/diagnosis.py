@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fasteraa_transforms.backends.run import apply
+from fasteraa_transforms.backends import apply
 from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.policy.policy import Policy
 from fasteraa_transforms.relaxed import RelaxedPolicy

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fasteraa_transforms.backends.run import apply
+from fasteraa_transforms.backends import apply
 from fasteraa_transforms.policy.policy import Policy
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fasteraa_transforms.backends.run import apply
+from fasteraa_transforms.backends import apply
 from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.policy import Candidate, Policy
 from fasteraa_transforms.policy.pictures import describe, tile

@@ -1,0 +1,120 @@
+"""Which pixel of an image each pixel of its transformed image comes from, as Pillow's nearest sampling chooses it."""
+
+import math
+import os
+import threading
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasteraa_transforms.operations.geometry import FIXED_POINT_LIMIT, Matrix
+
+
+class Source(NamedTuple):
+    """Where the pixels of a transformed image come from."""
+
+    pixel: NDArray[np.intp]  # [H W], into the flattened input; any pixel where it would lie outside
+    inside: NDArray[np.uint8] | None  # [H W], 255 inside of the input and 0 outside; None if nothing is outside
+
+    @property
+    def bytes(self) -> int:
+        """What it takes in a cache, together with its key."""
+        arrays = self.pixel.nbytes + (0 if self.inside is None else self.inside.nbytes)
+        return arrays + _OVERHEAD
+
+
+# Two arrays without their data, the tuple, the key and its numbers, and the entry of the dictionary: 720 bytes by
+# tracemalloc, and what the allocator rounds up. Without them, images of one pixel would fill the memory.
+_OVERHEAD = 1024
+
+
+class SourceCache:
+    """Sources by key. Those not used for longest go first, once all together take more than ``limit`` bytes.
+
+    A policy has few magnitudes, so few matrices, and images of one size come again and again. Threads share the cache;
+    a forked process gets a whole copy.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.bytes = 0
+        self._sources: OrderedDict[tuple[Any, ...], Source] = OrderedDict()
+        self._lock = threading.Lock()
+        if hasattr(os, "register_at_fork"):
+            # Else a child forked while another thread holds the lock would wait for it forever.
+            release = self._lock.release
+            os.register_at_fork(before=self._lock.acquire, after_in_parent=release, after_in_child=release)
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def get(self, key: tuple[Any, ...]) -> Source | None:
+        """The source of this key, which then counts as used last."""
+        with self._lock:
+            source = self._sources.get(key)
+            if source is not None:
+                self._sources.move_to_end(key)
+            return source
+
+    def put(self, key: tuple[Any, ...], source: Source) -> None:
+        """Keep a source, unless it is larger than the whole cache."""
+        size = source.bytes
+        with self._lock:
+            if size <= self.limit and key not in self._sources:
+                self._sources[key] = source
+                self.bytes += size
+                while self.bytes > self.limit:
+                    self.bytes -= self._sources.popitem(last=False)[1].bytes
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._sources.clear()
+            self.bytes = 0
+
+
+def fits_fixed_point(matrix: Matrix, height: int, width: int) -> bool:
+    """Whether `nearest_source` is Pillow's choice. Twin of ``check_fixed`` in Pillow's Geometry.c."""
+    a, b, c, d, e, f = matrix
+    if b == d == 0:  # Pillow does not take fixed point then
+        return True
+    corners = ((0, 0), (width, height), (0, height), (width, 0))
+    return all(
+        abs(x * a + y * b + c) < FIXED_POINT_LIMIT and abs(x * d + y * e + f) < FIXED_POINT_LIMIT for x, y in corners
+    )
+
+
+def nearest_source(matrix: Matrix, height: int, width: int) -> Source:
+    """Where the pixels of an image of this size come from."""
+    x, y = _nearest_coordinates(matrix, height, width)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    index = np.where(inside, y * width + x, 0).astype(np.intp)  # `take` would convert any other type in each call
+    return Source(index.reshape(-1), None if inside.all() else -inside.reshape(-1).view(np.uint8))
+
+
+def _nearest_coordinates(matrix: Matrix, height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Input pixel of each output pixel, ``x`` and ``y``, which broadcast to [H, W]. May lie outside of the image.
+
+    Twin of ``ImagingScaleAffine`` in Pillow's Geometry.c where b and d are 0, else of ``affine_fixed``, which computes
+    in 16.16 fixed point.
+    """
+    a, b, c, d, e, f = matrix
+    if b == d == 0:
+        return _added_up(c, a, width), _added_up(f, e, height)[:, None]
+    x, y = np.arange(width), np.arange(height)[:, None]
+
+    def fixed(value: float) -> int:
+        return math.floor(value * 65536.0 + 0.5)
+
+    x_in = (fixed(c + a * 0.5 + b * 0.5) + fixed(b) * y) + fixed(a) * x
+    y_in = (fixed(f + d * 0.5 + e * 0.5) + fixed(e) * y) + fixed(d) * x
+    return x_in >> 16, y_in >> 16
+
+
+def _added_up(offset: float, step: float, size: int) -> NDArray[np.int64]:
+    """Input pixel of each output pixel along one axis, [size], -1 or ``size`` if outside; a coordinate is a sum."""
+    steps = np.full(size, step)
+    steps[0] = offset + step * 0.5
+    return np.floor(steps.cumsum()).clip(-1, size).astype(np.int64)
