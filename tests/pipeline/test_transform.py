@@ -744,9 +744,9 @@ def test_subclasses_load_as_themselves(tmp_path: Path) -> None:
             "<InterpolationMode.BICUBIC: 'bicubic'> instead",
         ),
         (
-            {"fill": {tv_tensors.Image: 0, "others": None}},
+            {"fill": {tv_tensors.Image: 0, "others": "grey"}},
             TypeError,
-            "fill should be a number or a sequence with one number per channel, but got None instead",
+            "fill should be a number or a sequence with one number per channel, but got 'grey' instead",
         ),
         ({"generator": 3}, TypeError, "generator should be a torch.Generator or None, but got 3 instead"),
     ],
