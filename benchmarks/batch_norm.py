@@ -11,7 +11,10 @@ import argparse
 import torch
 from search_step import make_state, straightforward_step
 
-from fasteraa_transforms.search.algorithm.wasserstein import Objective, batches
+from fasteraa_transforms.search.algorithm.loop import batches
+from fasteraa_transforms.search.algorithm.tools import Tools
+from fasteraa_transforms.search.algorithm.wasserstein import Wasserstein
+from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import Digits, load_images
 
 
@@ -20,13 +23,12 @@ def mean_estimate(*, separate: bool, steps: int, seed: int) -> float:
     data = load_images(Digits(), size=(32, 32), seed=seed)
     data = type(data)(data.images.expand(-1, 3, -1, -1), data.labels, data.classes)
     state = make_state(10, width=1, channels_last=False, seed=seed)
-    objective = Objective(torch.full((3,), 0.3), torch.full((3,), 0.35))
+    objective = Wasserstein(Tools(torch.full((3,), 0.3), torch.full((3,), 0.35)))
     torch.manual_seed(seed)
     estimates: list[float] = []
     while len(estimates) < steps:
-        for images, labels in batches(
-            data, 128, size=(32, 32), padding=4, flip=False, generator=state.generator.manual_seed(len(estimates))
-        ):
+        generator = state.generator.manual_seed(len(estimates))
+        for images, labels in batches(data, 128, Crop((32, 32), padding=4), generator=generator):
             wasserstein, *_ = straightforward_step(objective, state, images, labels, separate=separate)
             estimates.append(wasserstein.item())
     return sum(estimates[steps // 2 : steps]) / (steps - steps // 2)

@@ -18,12 +18,14 @@ from torchvision.transforms.v2 import functional as tv
 from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.relaxed import RelaxedPolicy
 from fasteraa_transforms.search import Digits, load_images
-from fasteraa_transforms.search.algorithm.wasserstein import batches
+from fasteraa_transforms.search.algorithm.loop import batches
+from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.networks.losses import SegmentationCritic, class_loss, soft_targets
 from fasteraa_transforms.search.networks.table import make_backbone
 
 PROBABILITY, MAGNITUDE, BATCH = 0.7, 0.5, 64
+CROP = Crop((32, 32), padding=2)
 
 
 class DigitMasks(Digits):
@@ -50,7 +52,7 @@ def train(data: ImageSet, epochs: int) -> nn.Module:
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     generator = seeded(0)
     for _ in range(epochs):
-        for images, masks in batches(data, BATCH, size=(32, 32), padding=2, flip=False, generator=generator):
+        for images, masks in batches(data, BATCH, CROP, generator=generator):
             loss = class_loss(network(normalise(images))[1], soft_targets(masks, data.classes))
             optimizer.zero_grad()
             loss.backward()
@@ -79,7 +81,7 @@ def main() -> None:
     arguments = parser.parse_args()
     data = load_images(DigitMasks(), num_images=arguments.images)
     network = train(data, arguments.epochs)
-    images, masks = next(batches(data, BATCH, size=(32, 32), padding=2, flip=False, generator=seeded(3)))
+    images, masks = next(batches(data, BATCH, CROP, generator=seeded(3)))
     targets = soft_targets(masks, data.classes)
 
     with torch.no_grad():

@@ -6,8 +6,8 @@ The straightforward step computes the same losses and gradients (tests hold it t
 images, each with its own sub-policy, augments once for the critic and once more for the policy, computes in float32
 with PyTorch's own layers in their default memory layout, and runs one backward pass for each loss. Another row sends
 real and augmented images through the critic by themselves, as the public reference does, which is less work and
-another objective (see `loop`). On a GPU this package replays a CUDA graph, and a row shows it without. Steps of all
-variants take turns, so that what else the machine does hits them alike.
+another objective (see `wasserstein`). On a GPU this package replays a CUDA graph, and a row shows it without. Steps of
+all variants take turns, so that what else the machine does hits them alike.
 
 With --profile, what the parts of a step take, one by one, beside what they should: the multiplications and additions of
 their convolutions at the rate of the convolutions of a forward pass, measured by themselves, plus the bytes that all
@@ -30,7 +30,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from fasteraa_transforms.relaxed import Draw, RelaxedPolicy
-from fasteraa_transforms.search.algorithm.wasserstein import Objective, SearchState, batches
+from fasteraa_transforms.search.algorithm.loop import batches
+from fasteraa_transforms.search.algorithm.state import SearchState
+from fasteraa_transforms.search.algorithm.tools import Tools
+from fasteraa_transforms.search.algorithm.wasserstein import Wasserstein
+from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.networks.backbones import WideResNet
 from fasteraa_transforms.search.networks.critic import Critic, gradient_penalty
@@ -52,7 +56,7 @@ def plain_layers(critic: Critic) -> Critic:
 
 
 def straightforward_step(
-    objective: Objective,
+    objective: Wasserstein,
     state: SearchState,
     images: Tensor,
     labels: Tensor,
@@ -77,7 +81,7 @@ def straightforward_step(
     """
     policy, critic = state.policy, state.critic
     half = len(images) // 2
-    real, real_labels, labels = objective.normalise(images[half:]).contiguous(), labels[half:], labels[:half]
+    real, real_labels, labels = objective.tools.normalise(images[half:]).contiguous(), labels[half:], labels[:half]
     mix = torch.rand(half, device=images.device) if mix is None else mix
 
     def augment() -> Tensor:
@@ -85,7 +89,7 @@ def straightforward_step(
         for i, chunk in enumerate(images[:half].split(CHUNK)):
             draw = policy.draw(len(chunk)) if draws is None else draws[i]
             augmented.append(policy(chunk, draw._replace(sub_policy=draw.sub_policy[:1].expand(len(chunk)))))
-        return objective.normalise(torch.cat(augmented)).contiguous()
+        return objective.tools.normalise(torch.cat(augmented)).contiguous()
 
     def score(augmented: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if separate:
@@ -152,11 +156,11 @@ def hardware(device: torch.device) -> str:
     return device_name(device)
 
 
-def objectives(device: torch.device) -> tuple[Objective, Objective]:
+def objectives(device: torch.device) -> tuple[Wasserstein, Wasserstein]:
     """That of this package, in bfloat16 where the hardware computes in it, and one in float32."""
     mean, std = torch.full((3,), 0.47, device=device), torch.full((3,), 0.25, device=device)
     precision = torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
-    return Objective(mean, std, precision=precision), Objective(mean, std)
+    return Wasserstein(Tools(mean, std, precision=precision)), Wasserstein(Tools(mean, std))
 
 
 def measure(device: torch.device, *, depth: int, batch: int, rounds: int, steps: int) -> dict[str, list[float]]:
@@ -212,36 +216,36 @@ class Work(TorchDispatchMode):
         return result
 
 
-def parts(objective: Objective, state: SearchState, data: ImageSet, batch: int) -> dict[str, Callable[[], object]]:
+def parts(objective: Wasserstein, state: SearchState, data: ImageSet, batch: int) -> dict[str, Callable[[], object]]:
     """What a step consists of, and reading a batch; each by itself."""
     policy, critic, half = state.policy, state.critic, batch // 2
-    options: dict[str, Any] = {"size": (32, 32), "padding": 4, "flip": True, "generator": state.generator}
-    images, labels = next(batches(data, batch, **options))
-    real = objective.normalise(images[half:])
-    augmented = objective.normalise(policy(images[:half]).detach())
+    crop = Crop((32, 32), padding=4, flip=True)
+    images, labels = next(batches(data, batch, crop, generator=state.generator))
+    real = objective.tools.normalise(images[half:])
+    augmented = objective.tools.normalise(policy(images[:half]).detach())
     both, mix = torch.cat([real, augmented]), torch.rand(half, device=images.device)
     device = images.device
 
     def mixture() -> None:
         changed = policy(images[:half], policy.draw(half, generator=state.generator))
-        objective.normalise(changed).mean().backward()
+        objective.tools.normalise(changed).mean().backward()
 
     def discriminate() -> None:
         critic.requires_grad_(True)
-        with objective.autocast(device):
+        with objective.tools.autocast(device):
             scores, logits = critic(both)
         (scores.float().mean() + F.cross_entropy(logits[:half].float(), labels[half:])).backward()
 
     def penalty() -> None:
         critic.requires_grad_(True)
-        with objective.autocast(device):
+        with objective.tools.autocast(device):
             value = gradient_penalty(lambda between: critic(between)[0], real, augmented, mix)
         value.backward()
 
     def judge() -> None:
         critic.requires_grad_(False)
         wanted = augmented.detach().requires_grad_()
-        with objective.autocast(device):
+        with objective.tools.autocast(device):
             scores, logits = critic(torch.cat([real, wanted]))
         (scores[half:].float().mean() + F.cross_entropy(logits[half:].float(), labels[:half])).backward()
 
@@ -251,7 +255,7 @@ def parts(objective: Objective, state: SearchState, data: ImageSet, batch: int) 
         policy.project_()
 
     return {
-        "batch: crop, flip": lambda: next(batches(data, batch, **options)),
+        "batch: crop, flip": lambda: next(batches(data, batch, crop, generator=state.generator)),
         "policy: draws, mixture, its backward pass": mixture,
         "critic: real and augmented, forward and backward": discriminate,
         "critic: gradient penalty": penalty,
@@ -261,12 +265,12 @@ def parts(objective: Objective, state: SearchState, data: ImageSet, batch: int) 
     }
 
 
-def convolution_rate(objective: Objective, critic: Critic, images: Tensor) -> float:
+def convolution_rate(objective: Wasserstein, critic: Critic, images: Tensor) -> float:
     """Floating-point operations a second of the convolutions of a forward pass, each repeated by itself."""
     inputs: list[tuple[nn.Conv2d, Tensor]] = []
     convolutions = [module for module in critic.modules() if isinstance(module, nn.Conv2d)]
     hooks = [each.register_forward_pre_hook(lambda module, x: inputs.append((module, x[0]))) for each in convolutions]
-    with torch.no_grad(), objective.autocast(images.device):
+    with torch.no_grad(), objective.tools.autocast(images.device):
         critic(images)
         for hook in hooks:
             hook.remove()
@@ -295,7 +299,7 @@ def profile(device: torch.device, *, depth: int, batch: int, rounds: int) -> dic
     state = make_state(depth, channels_last=True, device=device)
     images = torch.randint(0, 256, (4 * batch, 3, 32, 32), dtype=torch.uint8, device=device)
     data = ImageSet(images, torch.randint(10, (4 * batch,), device=device), 10)
-    rate = convolution_rate(objective, state.critic, objective.normalise(images[:batch].float() / 255))
+    rate = convolution_rate(objective, state.critic, objective.tools.normalise(images[:batch].float() / 255))
     values = torch.rand(16 * 2**20, device=device)  # 64 MiB, more than a cache holds
     copied = torch.empty_like(values)
     bandwidth = 2 * values.numel() * 4 / min(timed(lambda: copied.copy_(values), device, 5))
@@ -324,7 +328,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     where = "" if device.type == "cuda" else f"{arguments.threads} threads, "
-    precision = objectives(device)[0].precision
+    precision = objectives(device)[0].tools.precision
     setting = f"WRN-{arguments.depth}-2, batch {arguments.batch}, {where}{precision} for this package"
     print(f"{setting}; torch {torch.__version__}, {hardware(device)}; median of {arguments.rounds}")
     measured: dict[str, Any]

@@ -22,7 +22,11 @@ from fasteraa_transforms.policy.pictures import contact_sheet
 from fasteraa_transforms.policy.policy import Policy
 from fasteraa_transforms.relaxed import RelaxedPolicy
 from fasteraa_transforms.search.algorithm import diagnosis
-from fasteraa_transforms.search.algorithm.wasserstein import STEP_METRICS, Objective, SearchState, batches
+from fasteraa_transforms.search.algorithm.loop import batches
+from fasteraa_transforms.search.algorithm.objective import make_objective
+from fasteraa_transforms.search.algorithm.state import SearchState, adam
+from fasteraa_transforms.search.algorithm.strength import Strength
+from fasteraa_transforms.search.algorithm.tools import Tools
 from fasteraa_transforms.search.contenders.validation import FOLDS, cross_validate
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import FOLDER_RECIPE, RECIPES, ImageSet, Recipe, Samples, load_images
@@ -235,17 +239,16 @@ class _Run:
         auto = settings.precision == "auto"
         fast = backbone in ("wrn40_2", "resnet50") and computes_in_bfloat16(device)
         bfloat16 = fast if auto else settings.precision == "bfloat16"
-        self.objective = Objective(
+        self.target = torch.zeros((), device=device)  # the strength that is held
+        self.tools = Tools(
             mean=pixels.mean(1).float().to(device),
             std=pixels.std(1).clamp(min=1e-3).float().to(device),
-            classification_weight=settings.classification_weight,
-            gradient_penalty_weight=settings.gradient_penalty_weight,
             chunk_size=settings.chunk_size,
             precision=torch.bfloat16 if bfloat16 else torch.float32,
-            target=torch.zeros((), device=device) if settings.held else None,
-            multiplier_rate=settings.multiplier_rate,
+            strength=Strength(self.target, settings.multiplier_rate) if settings.held else None,
             world=world,
         )
+        self.objective = make_objective(settings.objective, settings, self.tools)
         policy = RelaxedPolicy(
             settings.sub_policies,
             settings.stages,
@@ -270,8 +273,8 @@ class _Run:
         self.state = SearchState(
             policy=policy,
             critic=critic,
-            policy_optimizer=_adam(policy, settings.policy_learning_rate, settings.betas),
-            critic_optimizer=_adam(critic, settings.critic_learning_rate, settings.betas),
+            policy_optimizer=adam(policy, settings.policy_learning_rate, settings.betas),
+            critic_optimizer=adam(critic, settings.critic_learning_rate, settings.betas),
             generator=torch.Generator(device).manual_seed(settings.seed),
             multiplier=torch.zeros((), device=device),
         )
@@ -302,7 +305,7 @@ class _Run:
                 "recipe": dataclasses.asdict(self.recipe),
                 "dataset": self.name,
                 "source": self.source,
-                "precision": str(self.objective.precision),
+                "precision": str(self.tools.precision),
                 "device": str(self.data.images.device),
             }
             folder.replace_json(folder.settings, resolved)
@@ -358,16 +361,10 @@ class _Run:
         return len(self.data.images) // self.settings.batch_size
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return batches(
-            self.data,
-            self.settings.batch_size,
-            size=self.size,
-            padding=self.recipe.padding,
-            flip=self.recipe.flip,
-            generator=self.state.generator,
-        )
+        crop = Crop(self.size, self.recipe.padding, self.recipe.flip)
+        return batches(self.data, self.settings.batch_size, crop, generator=self.state.generator)
 
-    def _graphed(self, step: Callable[[SearchState, Tensor, Tensor], Tensor]) -> Step:
+    def _graphed(self, step: Callable[[SearchState, Tensor, Tensor], dict[str, Tensor]]) -> Step[dict[str, Tensor]]:
         """A step of the state, captured as a CUDA graph where settings and device have it so."""
         plain = functools.partial(step, self.state)
         if self.settings.graphs == "off" or self.data.images.device.type != "cuda":
@@ -379,12 +376,12 @@ class _Run:
         from tqdm import tqdm
 
         began = time.perf_counter()
-        step = self._graphed(self.objective.classify)
+        step = self._graphed(self.tools.classify)
         measured = torch.zeros(self.steps_per_epoch, 2, device=self.data.images.device)
         epochs = range(self.settings.classifier_epochs)
         for _ in tqdm(epochs, "training the classifier first", unit="epoch", disable=not self.progress):
             for values, batch in zip(measured, self._batches(), strict=True):
-                values.copy_(step(*batch))
+                values.copy_(torch.stack(list(step(*batch).values())))
         loss, accuracy = measured.mean(0).tolist()
         self.classifier = {"loss": loss, "accuracy": accuracy}
         self.seconds += time.perf_counter() - began
@@ -460,16 +457,17 @@ class _Run:
             with _memory(f"in epoch {self.state.epoch + 1} of {self.settings.epochs}", self._smaller()):
                 self._epoch(step, writer)
 
-    def _epoch(self, step: Step, writer: Any) -> None:
+    def _epoch(self, step: Step[dict[str, Tensor]], writer: Any) -> None:
         from tqdm import tqdm
 
         settings, state = self.settings, self.state
         began = time.perf_counter()
         device = self.data.images.device
-        measured = torch.zeros(self.steps_per_epoch, len(STEP_METRICS), device=device)
+        names: tuple[str, ...] = ()
+        measured: Tensor = torch.zeros(0)  # [steps, metrics]
         turn = self._turn(state.epoch)
-        if isinstance(self.objective.target, Tensor):
-            self.objective.target.fill_(settings.held[turn] * self.strength_start)
+        if settings.held:
+            self.target.fill_(settings.held[turn] * self.strength_start)
         done = state.epoch * self.steps_per_epoch
         with tqdm(
             total=settings.epochs * self.steps_per_epoch,
@@ -481,25 +479,28 @@ class _Run:
         ) as bar:
             for i, (images, labels) in enumerate(self._batches()):
                 try:
-                    measured[i].copy_(step(images, labels))
+                    values = step(images, labels)
                 except Exception:  # such as a modulus of 0 bits, where a magnitude is nan
                     if i:
-                        self._check(measured[:i].cpu())
+                        self._check(names, measured[:i].cpu())
                     raise
+                if not i:
+                    names = tuple(values)
+                    measured = torch.zeros(self.steps_per_epoch, len(names), device=device)
+                measured[i].copy_(torch.stack(list(values.values())))
                 bar.update()
                 if device.type == "cpu":  # on an accelerator, reading a value would wait for it
-                    bar.set_postfix(_postfix(measured[i]), refresh=False)
-            values = measured.cpu()
-            self._check(values)
-            bar.set_postfix(_postfix(values[-1]))
+                    bar.set_postfix(_postfix(names, measured[i]), refresh=False)
+            measured = measured.cpu()
+            self._check(names, measured)
+            bar.set_postfix(_postfix(names, measured[-1]))
         state.epoch += 1
         self.seconds += time.perf_counter() - began
         rows: list[dict[str, Any]] = [
-            {"kind": "step", "epoch": state.epoch, "step": done + i + 1}
-            | dict(zip(STEP_METRICS, row.tolist(), strict=True))
-            for i, row in enumerate(values)
+            {"kind": "step", "epoch": state.epoch, "step": done + i + 1} | dict(zip(names, row.tolist(), strict=True))
+            for i, row in enumerate(measured)
         ]
-        self.last_epoch = dict(zip(STEP_METRICS, values.mean(0).tolist(), strict=True))
+        self.last_epoch = dict(zip(names, measured.mean(0).tolist(), strict=True))
         if self._turn(state.epoch) != turn:  # the last epoch of this strength
             policy = {name: value.detach().clone() for name, value in state.policy.state_dict().items()}
             self.found.append({"policy": policy, "last_epoch": self.last_epoch})
@@ -515,19 +516,20 @@ class _Run:
                 writer.add_scalar(f"share/{key}", value, rows[-1]["step"])
             self._save()
 
-    def _check(self, values: Tensor) -> None:
+    def _check(self, names: tuple[str, ...], values: Tensor) -> None:
         """Raise SearchFailed, before anything of this epoch is kept, if the next one cannot follow from it.
 
         Args:
+            names: of the metrics.
             values: [steps, metrics], the epoch's.
         """
         settings, state = self.settings, self.state
-        penalty = values[:, STEP_METRICS.index("gradient_penalty")]
+        penalty = values[:, names.index("gradient_penalty")] if "gradient_penalty" in names else torch.zeros(1)
         finite = values.isfinite()
         parameters = [*state.policy.parameters(), *state.critic.parameters()]
         if not finite.all():
             step = int((~finite.all(1)).nonzero()[0])
-            named = [f"{name} is {values[step, i]:g}" for i, name in enumerate(STEP_METRICS) if not finite[step, i]]
+            named = [f"{name} is {values[step, i]:g}" for i, name in enumerate(names) if not finite[step, i]]
             reason = ", ".join(named)
         elif penalty.median() > EXPLODED:
             step = int((penalty > EXPLODED).nonzero()[0])
@@ -538,8 +540,8 @@ class _Run:
         else:
             return
         number = state.epoch * self.steps_per_epoch + step + 1
-        losses = ", ".join(f"{name} {value:.4g}" for name, value in zip(STEP_METRICS, values[step], strict=True))
-        precision = str(self.objective.precision).removeprefix("torch.")
+        losses = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, values[step], strict=True))
+        precision = str(self.tools.precision).removeprefix("torch.")
         kept = (
             "nothing was kept, since no folder was given"
             if self.out is None
@@ -604,7 +606,7 @@ class _Run:
             "classes": self.data.classes,
             "settings": _as_json(self.settings),
             "recipe": _as_json(self.recipe),
-            "precision": str(self.objective.precision).removeprefix("torch."),
+            "precision": str(self.tools.precision).removeprefix("torch."),
             "epochs": self.state.epoch,
             "steps": self.state.epoch * self.steps_per_epoch,
             "seconds": round(self.seconds, 1),
@@ -672,22 +674,10 @@ def _as_json(value: Settings | Recipe | diagnosis.Diagnosis) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(value)))
 
 
-def _adam(module: torch.nn.Module, learning_rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
-    # Floats, whatever a user's settings hold: PyTorch 2.15 refuses a mixture with whole numbers.
-    parameters = list(module.parameters())
-    return torch.optim.Adam(
-        parameters,
-        lr=learning_rate,
-        betas=(float(betas[0]), float(betas[1])),
-        fused=True,
-        capturable=parameters[0].is_cuda,
-    )
-
-
-def _postfix(values: Tensor) -> dict[str, str]:
-    measured = dict(zip(STEP_METRICS, values.tolist(), strict=True))
-    return {
-        "loss": f"{measured['critic_loss']:.2f}",
-        "wasserstein": f"{measured['wasserstein']:.2f}",
-        "accuracy": f"{measured['accuracy_real']:.0%}",
-    }
+def _postfix(names: tuple[str, ...], values: Tensor) -> dict[str, str]:
+    """What the progress bar shows of a step: its first two metrics, and the accuracy."""
+    measured = dict(zip(names, values.tolist(), strict=True))
+    shown = {name: f"{measured[name]:.2f}" for name in names[:2]}
+    if "accuracy_real" in measured:
+        shown["accuracy"] = f"{measured['accuracy_real']:.0%}"
+    return shown

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import wasserstein
 from torchvision.transforms import AutoAugmentPolicy
 from torchvision.transforms.v2 import AutoAugment
 
 from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.relaxed import Draw, RelaxedPolicy
 from fasteraa_transforms.search import Digits, load_images
-from fasteraa_transforms.search.algorithm.wasserstein import STEP_METRICS, Objective, SearchState
+from fasteraa_transforms.search.algorithm.state import SearchState
 from fasteraa_transforms.search.networks.backbones import WideResNet
 from fasteraa_transforms.search.networks.critic import Critic
 
@@ -78,8 +79,8 @@ def both_steps(
     monkeypatch.setattr(ours.policy, "draw", lambda *_, **__: whole)
     mix = torch.rand(half, generator=torch.Generator().manual_seed(0))
     mean, std = torch.full((3,), 0.5), torch.full((3,), 0.25)
-    measured = dict(zip(STEP_METRICS, Objective(mean, std, **options).step(ours, images, labels), strict=True))
-    values = module.straightforward_step(Objective(mean, std), plain, images, labels, draws=draws, mix=mix)
+    measured = wasserstein(mean, std, **options).step(ours, images, labels)
+    values = module.straightforward_step(wasserstein(mean, std), plain, images, labels, draws=draws, mix=mix)
     names = ("wasserstein", "gradient_penalty", "class_loss_real", "class_loss_augmented")
     return {name: measured[name] for name in names}, dict(zip(names, values, strict=True))
 
@@ -136,7 +137,7 @@ def test_halves_apart_is_another_objective(benchmark_module: ModuleType) -> None
     torch.manual_seed(1)
     images, labels = torch.rand(32, 3, 16, 16), torch.randint(10, (32,))
     images[:16] *= 0.5  # the half that is augmented is darker: a difference that any critic should see
-    objective = Objective(torch.full((3,), 0.5), torch.full((3,), 0.25))
+    objective = wasserstein(torch.full((3,), 0.5), torch.full((3,), 0.25))
     together, apart = states(benchmark_module)
     benchmark_module.plain_layers(together.critic)
     estimate = [

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from helpers import wasserstein
 from torch import Tensor, nn
 
 from fasteraa_transforms.relaxed import RelaxedPolicy
@@ -30,7 +31,8 @@ from fasteraa_transforms.search import (
     search,
 )
 from fasteraa_transforms.search.__main__ import main
-from fasteraa_transforms.search.algorithm.wasserstein import Objective, SearchState
+from fasteraa_transforms.search.algorithm.state import SearchState
+from fasteraa_transforms.search.algorithm.wasserstein import Wasserstein
 from fasteraa_transforms.search.networks.critic import Critic
 from fasteraa_transforms.search.networks.second_order import speed_up
 from fasteraa_transforms.search.networks.table import make_backbone
@@ -94,22 +96,25 @@ def steps(backbone: str, world: World, *, synchronised: bool = True) -> dict[str
         generator=seeded(11),
         multiplier=torch.ones((), dtype=torch.float64),
     )
-    objective = Objective(
+    objective = wasserstein(
         torch.full((2,), 0.5, dtype=torch.float64),
         torch.full((2,), 0.3, dtype=torch.float64),
         chunk_size=3,  # the shares of two ranks end within a chunk
         target=0.3,
         world=world,
     )
-    measured = []
+    measured: list[Tensor] = []
     for step in range(STEPS):
         images = torch.rand(16, 2, 8, 8, dtype=torch.float64, generator=seeded(step))
         images[step::4] /= 4  # shares whose means and classes differ
         labels = torch.randint(0, 3, (16,), generator=seeded(step)).sort().values
-        measured += [objective.classify(state, images, labels), objective.step(state, images, labels)]
+        measured += [
+            *objective.tools.classify(state, images, labels).values(),
+            *objective.step(state, images, labels).values(),
+        ]
     tensors = {f"policy.{name}": value for name, value in policy.state_dict().items()}
     tensors |= {f"critic.{name}": value for name, value in critic.state_dict().items()}
-    return tensors | {"measured": torch.cat(measured), "multiplier": state.multiplier}
+    return tensors | {"measured": torch.stack(measured), "multiplier": state.multiplier}
 
 
 def batch_norm(world: World, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -139,21 +144,21 @@ def batch_norm(world: World, dtype: torch.dtype) -> dict[str, Tensor]:
 
 def interrupted(folder: Path, settings: Settings = HELD, *, at: int = 8) -> str:
     """A search that gets Ctrl-C, on all ranks, in the step ``at``, counted from 1; its message."""
-    step, calls = Objective.step, []
+    step, calls = Wasserstein.step, []
 
-    def stopped(self: Objective, *args: Any) -> Tensor:
+    def stopped(self: Wasserstein, *args: Any) -> dict[str, Tensor]:
         calls.append(None)
         if len(calls) == at:
             raise KeyboardInterrupt
         return step(self, *args)
 
-    Objective.step = stopped  # type: ignore[method-assign]
+    Wasserstein.step = stopped  # type: ignore[method-assign]
     try:
         search(Images(), settings, out=folder, progress=False)
     except SearchInterrupted as interrupt:
         return str(interrupt)
     finally:
-        Objective.step = step  # type: ignore[method-assign]
+        Wasserstein.step = step  # type: ignore[method-assign]
     raise AssertionError("not interrupted")
 
 
@@ -203,11 +208,11 @@ def everything(folder: Path) -> int:
 
 def fails(how: str, folder: Path) -> int:
     """A search of the command line of which one rank fails in the fifth step, the second of its second epoch."""
-    step, calls = Objective.step, []
+    step, calls = Wasserstein.step, []
 
-    def disturbed(self: Objective, *args: Any) -> Tensor:
+    def disturbed(self: Wasserstein, *args: Any) -> dict[str, Tensor]:
         calls.append(None)
-        if len(calls) == 5 and self.world.rank == 1:
+        if len(calls) == 5 and self.tools.world.rank == 1:
             if how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.25 GiB.")
@@ -215,7 +220,7 @@ def fails(how: str, folder: Path) -> int:
             time.sleep(PATIENCE)  # as if for a device that waits for the others
         return step(self, *args)
 
-    Objective.step = disturbed  # type: ignore[method-assign]
+    Wasserstein.step = disturbed  # type: ignore[method-assign]
     sizes = "--epochs 3 --num-images 48 --batch-size 16 --sub-policies 3 --stages 1 --image-size 8 --padding 1"
     return main(["digits", "--preset=paper", *sizes.split(), "--out", str(folder)])
 

@@ -17,7 +17,7 @@ from PIL import Image
 from fasteraa_transforms import Policy
 from fasteraa_transforms.search import Settings, run
 from fasteraa_transforms.search.__main__ import main
-from fasteraa_transforms.search.algorithm.wasserstein import Objective
+from fasteraa_transforms.search.algorithm.wasserstein import Wasserstein
 from fasteraa_transforms.search.networks.table import NETWORKS
 from fasteraa_transforms.search.report import plots as pictures
 from fasteraa_transforms.search.runtime.folder import RunFolder
@@ -218,9 +218,9 @@ def test_resuming_takes_dataset_and_settings_from_the_folder(
 ) -> None:
     arguments = ["digits", "--data-dir", str(tmp_path / "data"), *TINY]
     assert main([*arguments, "--out", str(tmp_path / "whole")]) == 0
-    step, calls = Objective.step, []
+    step, calls = Wasserstein.step, []
 
-    def interrupted(self: Objective, *args: object) -> torch.Tensor:
+    def interrupted(self: Wasserstein, *args: object) -> dict[str, torch.Tensor]:
         calls.append(None)
         if len(calls) == 4:
             raise KeyboardInterrupt
@@ -228,7 +228,7 @@ def test_resuming_takes_dataset_and_settings_from_the_folder(
 
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(Objective, "step", interrupted)
+        patch.setattr(Wasserstein, "step", interrupted)
         assert main([*arguments, "--out", str(out)]) == 130
     assert f"python -m {MODULE} --resume {out}" in capsys.readouterr().err
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import STEP_METRICS
 from PIL import Image
 from torch import Tensor
 
@@ -29,7 +30,6 @@ from fasteraa_transforms.search.algorithm.diagnosis import (
     selection_entropy,
     strength,
 )
-from fasteraa_transforms.search.algorithm.wasserstein import STEP_METRICS
 from fasteraa_transforms.search.report.plots import curves
 
 NAMES = list(OPERATIONS)

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import STEP_METRICS
 from torch import Tensor
 
 from fasteraa_transforms import Policy
 from fasteraa_transforms.search import SearchFailed, Settings, run, search
 from fasteraa_transforms.search.__main__ import main
-from fasteraa_transforms.search.algorithm.wasserstein import STEP_METRICS, Objective, SearchState
+from fasteraa_transforms.search.algorithm.state import SearchState
+from fasteraa_transforms.search.algorithm.wasserstein import Wasserstein
 from fasteraa_transforms.search.report import plots as pictures
 
 TINY = Settings.paper(epochs=3, batch_size=16, sub_policies=3, stages=1, num_images=48, padding=1)
@@ -44,17 +46,17 @@ def whole() -> Policy:
 
 def disturb(monkeypatch: pytest.MonkeyPatch, change: Callable[[int, SearchState, dict[str, Tensor]], object]) -> None:
     """Call ``change`` with the number of each step, counted from 1, the state and what the step measured."""
-    step = Objective.step
+    step = Wasserstein.step
     count = 0
 
-    def disturbed(self: Objective, state: SearchState, *args: Any) -> Tensor:
+    def disturbed(self: Wasserstein, state: SearchState, *args: Any) -> dict[str, Tensor]:
         nonlocal count
         count += 1
         measured = step(self, state, *args)
-        change(count, state, dict(zip(STEP_METRICS, measured, strict=True)))  # views: changes go into ``measured``
+        change(count, state, measured)
         return measured
 
-    monkeypatch.setattr(Objective, "step", disturbed)
+    monkeypatch.setattr(Wasserstein, "step", disturbed)
 
 
 # --- diverged ---------------------------------------------------------------------------------------------------------

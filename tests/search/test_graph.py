@@ -9,18 +9,21 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import wasserstein
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fasteraa_transforms.relaxed import RelaxedPolicy
 from fasteraa_transforms.search import Settings, run, search
-from fasteraa_transforms.search.algorithm.wasserstein import STEP_METRICS, Objective, SearchState, batches
+from fasteraa_transforms.search.algorithm.loop import batches
+from fasteraa_transforms.search.algorithm.state import SearchState, adam
+from fasteraa_transforms.search.algorithm.wasserstein import Wasserstein
+from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.networks.backbones import WideResNet
 from fasteraa_transforms.search.networks.critic import Critic
 from fasteraa_transforms.search.networks.table import make_backbone
-from fasteraa_transforms.search.run import _adam
 from fasteraa_transforms.search.runtime.graph import CudaCapture, GraphedStep
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -120,23 +123,30 @@ def test_a_step_that_cannot_be_captured() -> None:
 # --- steps of the search ----------------------------------------------------------------------------------------------
 
 
-def make_search(device: str = "cpu", backbone: str = "wide", **options: Any) -> tuple[Objective, SearchState, ImageSet]:
+def make_search(
+    device: str = "cpu", backbone: str = "wide", **options: Any
+) -> tuple[Wasserstein, SearchState, ImageSet]:
     torch.manual_seed(0)
     policy = RelaxedPolicy(3, 2).to(device)
     network = WideResNet(10, 1) if backbone == "wide" else make_backbone(backbone, 3)
     critic = Critic(network, classes=4, image_shape=(3, 16, 16)).to(device, memory_format=torch.channels_last)
-    adam = [_adam(part, 1e-2, (0.0, 0.999)) for part in (policy, critic)]
+    optimizers = [adam(part, 1e-2, (0.0, 0.999)) for part in (policy, critic)]
     generator = torch.Generator(device).manual_seed(0)
-    state = SearchState(policy, critic, *adam, generator, multiplier=torch.zeros((), device=device))
+    state = SearchState(policy, critic, *optimizers, generator, multiplier=torch.zeros((), device=device))
     images = torch.randint(0, 256, (50, 3, 16, 16), dtype=torch.uint8)
     data = ImageSet(images.to(device), torch.randint(0, 4, (50,)).to(device), 4)
     mean, std = torch.full((2, 3), 0.5, device=device)
-    return Objective(mean, std, target=torch.zeros((), device=device), **options), state, data
+    return wasserstein(mean, std, target=torch.zeros((), device=device), **options), state, data
 
 
-def epoch(step: Callable[[Tensor, Tensor], Tensor], state: SearchState, data: ImageSet) -> Tensor:
-    order = batches(data, 8, size=(16, 16), padding=2, flip=True, generator=state.generator)
-    return torch.stack([step(*batch).clone() for batch in order])
+Step = Callable[[Tensor, Tensor], dict[str, Tensor]]
+
+
+def epoch(step: Step, state: SearchState, data: ImageSet) -> dict[str, Tensor]:
+    """What the steps of an epoch measured, each [steps]."""
+    order = batches(data, 8, Crop((16, 16), padding=2, flip=True), generator=state.generator)
+    rows = [{name: value.clone() for name, value in step(*batch).items()} for batch in order]
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def tensors(state: SearchState) -> list[Tensor]:
@@ -153,25 +163,27 @@ def test_replayed_steps_are_plain_steps(backbone: str, options: dict[str, Any]) 
     found = []
     for graphed in (False, True):
         objective, state, data = make_search(backbone=backbone, **options)
-        classify, step = (functools.partial(each, state) for each in (objective.classify, objective.step))
+        classify, step = (functools.partial(each, state) for each in (objective.tools.classify, objective.step))
         if graphed:
             classify, step = GraphedStep(classify, Recorder()), GraphedStep(step, Recorder())
         values = [epoch(classify, state, data)]
         for target in (0.5, 0.01):
-            objective.target.fill_(target)
+            objective.tools.strength.target.fill_(target)
             values.append(epoch(step, state, data))
         found.append((values, tensors(state)))
     (plain_values, plain_state), (values, state) = found
-    for one, other in zip([*plain_values, *plain_state], [*values, *state], strict=True):
-        assert torch.equal(one, other)
-    multiplier = plain_values[1][:, STEP_METRICS.index("multiplier")]
+    for one, other in zip(plain_values, values, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert all(map(torch.equal, plain_state, state))
+    multiplier = plain_values[1]["multiplier"]
     assert multiplier[-1] > multiplier[0] > 0  # both targets are felt
-    assert plain_values[2][-1, STEP_METRICS.index("multiplier")] < multiplier[-1]
+    assert plain_values[2]["multiplier"][-1] < multiplier[-1]
 
 
 def test_a_graph_goes_on_from_a_checkpoint() -> None:
     objective, state, data = make_search(backbone="small")
-    objective.target.fill_(0.3)
+    objective.tools.strength.target.fill_(0.3)
     step = GraphedStep(functools.partial(objective.step, state), Recorder())
     epoch(step, state, data)
     saved = copy.deepcopy(state.state_dict())
@@ -180,10 +192,10 @@ def test_a_graph_goes_on_from_a_checkpoint() -> None:
 
     torch.manual_seed(9)
     objective, other, data = make_search(backbone="small")
-    objective.target.fill_(0.3)
+    objective.tools.strength.target.fill_(0.3)
     other.load_state_dict(saved)
     again = epoch(GraphedStep(functools.partial(objective.step, other), Recorder()), other, data)
-    assert torch.equal(again, last)
+    assert all(torch.equal(again[name], last[name]) for name in last)
     for one, two in zip(tensors(state), tensors(other), strict=True):
         assert torch.equal(one, two)
 
@@ -237,7 +249,7 @@ def test_a_step_on_a_gpu_waits_for_nothing() -> None:
     try:
         for batch in [(data.images[:8].float() / 255, data.labels[:8])] * 2:
             objective.step(state, *batch)
-            objective.classify(state, *batch)
+            objective.tools.classify(state, *batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -250,15 +262,15 @@ def test_a_captured_step_is_the_plain_one(precision: torch.dtype, tolerance: flo
     plain, other, _ = make_search("cuda", precision=precision)
     step = GraphedStep(functools.partial(objective.step, state), CudaCapture(state.generator), required=True)
     batch = data.images[:8].float() / 255, data.labels[:8]
-    after = [STEP_METRICS.index(name) for name in ("policy_loss", "class_loss_augmented", "accuracy_augmented")]
     for i in range(8):  # from the 4th on they are replays
         for each in (objective, plain):
-            each.target.fill_(0.3 / (i + 1))
+            each.tools.strength.target.fill_(0.3 / (i + 1))
         before = copy.deepcopy(state.state_dict())
         other.load_state_dict(before)
-        values, expected = step(*batch).clone(), plain.step(other, *batch)
+        values, expected = dict(step(*batch)), plain.step(other, *batch)
         # Adam's step is the sign of a gradient, and rounding turns that of single weights of the critic.
-        values[after], expected[after] = values[after] / 100, expected[after] / 100
+        for name in ("policy_loss", "class_loss_augmented", "accuracy_augmented"):
+            values[name], expected[name] = values[name] / 100, expected[name] / 100
         torch.testing.assert_close(values, expected, rtol=tolerance, atol=tolerance)
         assert torch.equal(state.generator.get_state(), other.generator.get_state())
         old = before["policy"]

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import STEP_METRICS
 from PIL import Image
 from torch import Tensor
 
@@ -23,7 +24,6 @@ from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.policy.pictures import tile
 from fasteraa_transforms.relaxed import RelaxedPolicy
 from fasteraa_transforms.search import Digits, Settings, load_images, search
-from fasteraa_transforms.search.algorithm.wasserstein import STEP_METRICS
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.evaluation.affinity import AffinityDiversity, affinity_and_diversity

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import STEP_METRICS, wasserstein
 from PIL import Image
 from torch import Tensor, nn
 from torchvision import tv_tensors
@@ -32,8 +33,11 @@ from fasteraa_transforms.search import (
     search,
 )
 from fasteraa_transforms.search.__main__ import main
-from fasteraa_transforms.search.algorithm.wasserstein import STEP_METRICS, Objective, SearchState, batches
+from fasteraa_transforms.search.algorithm.loop import batches
+from fasteraa_transforms.search.algorithm.state import SearchState
+from fasteraa_transforms.search.algorithm.wasserstein import Wasserstein
 from fasteraa_transforms.search.contenders.validation import cross_validate, evaluate, train_small
+from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet, baseline, baseline_of_samples
 from fasteraa_transforms.search.data.masks import IGNORED, MaskFolder
 from fasteraa_transforms.search.evaluation.affinity import affinity_and_diversity
@@ -472,14 +476,14 @@ def make_state(classes: int = 3) -> SearchState:
 
 
 def test_a_step_takes_masks() -> None:
-    objective = Objective(torch.tensor([0.4, 0.6]), torch.tensor([0.2, 0.5]), classification_weight=0.7)
+    objective = wasserstein(torch.tensor([0.4, 0.6]), torch.tensor([0.2, 0.5]), classification_weight=0.7)
     state, images, masks = make_state(), noise(12, 2, 12, 12), whole(0, 3, 12, 12, 12)
     masks[:, :3] = IGNORED
     before = copy.deepcopy(state)
-    measured = dict(zip(STEP_METRICS, objective.step(state, images, masks).tolist(), strict=True))
+    measured = {name: value.item() for name, value in objective.step(state, images, masks).items()}
     draw = before.policy.draw(6, generator=before.generator)
-    augmented = objective.normalise(before.policy(images[:6], draw))
-    real_logits = before.critic(objective.normalise(images[6:]))[1]
+    augmented = objective.tools.normalise(before.policy(images[:6], draw))
+    real_logits = before.critic(objective.tools.normalise(images[6:]))[1]
     expected = F.cross_entropy(real_logits, masks[6:].long(), ignore_index=IGNORED).item()
     assert measured["class_loss_real"] == pytest.approx(expected, rel=1e-5)
     moved = before.policy.move_masks(soft_targets(masks[:6], 3), draw)
@@ -489,7 +493,7 @@ def test_a_step_takes_masks() -> None:
 
 
 def test_of_a_real_image_the_classes_of_ignored_pixels_change_nothing() -> None:
-    objective = Objective(torch.tensor([0.4, 0.6]), torch.tensor([0.2, 0.5]))
+    objective = wasserstein(torch.tensor([0.4, 0.6]), torch.tensor([0.2, 0.5]))
     images, masks = noise(8, 2, 12, 12), whole(0, 3, 8, 12, 12)
     results = []
     for below in (IGNORED, 7):  # no class of the critic's either
@@ -497,11 +501,11 @@ def test_of_a_real_image_the_classes_of_ignored_pixels_change_nothing() -> None:
         each[:, 5:] = below
         state = make_state()
         results.append((objective.step(state, images, each), state.critic.class_head.weight.detach()))
-    for first, second in zip(*results, strict=True):
-        assert torch.equal(first, second)
+    assert results[0][0] == results[1][0]
+    assert torch.equal(results[0][1], results[1][1])
     other = masks.clone()
     other[:, 5:] = 0
-    assert not torch.equal(objective.step(make_state(), images, other), results[0][0])
+    assert objective.step(make_state(), images, other) != results[0][0]
 
 
 def test_a_critic_learns_the_digits_pixels(digits: ImageSet) -> None:
@@ -510,11 +514,11 @@ def test_a_critic_learns_the_digits_pixels(digits: ImageSet) -> None:
     state = dataclasses.replace(
         make_state(), critic=critic, critic_optimizer=torch.optim.Adam(critic.parameters(), 5e-3)
     )
-    objective = Objective(torch.tensor([0.3]), torch.tensor([0.35]))
+    objective = wasserstein(torch.tensor([0.3]), torch.tensor([0.35]))
     for _ in range(40):
-        pairs = batches(digits, 60, size=(16, 16), padding=0, flip=False, generator=state.generator)
-        measured = [objective.classify(state, *pair) for pair in pairs]
-    assert torch.stack(measured)[:, 1].mean() > chance(digits.labels) + 0.15
+        pairs = batches(digits, 60, Crop((16, 16)), generator=state.generator)
+        measured = [objective.tools.classify(state, *pair)["accuracy"] for pair in pairs]
+    assert torch.stack(measured).mean() > chance(digits.labels) + 0.15
 
 
 # --- validation -------------------------------------------------------------------------------------------------------
@@ -608,15 +612,15 @@ def test_a_run_on_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.usefixtures("_no_curves")
 def test_a_resumed_run_on_masks_is_the_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = search(DigitMasks(), TINY, progress=False)
-    step, calls = Objective.step, []
+    step, calls = Wasserstein.step, []
 
-    def interrupted(self: Objective, *args: Any) -> Tensor:
+    def interrupted(self: Wasserstein, *args: Any) -> dict[str, Tensor]:
         calls.append(None)
         if len(calls) == 5:  # in the second epoch
             raise KeyboardInterrupt
         return step(self, *args)
 
-    monkeypatch.setattr(Objective, "step", interrupted)
+    monkeypatch.setattr(Wasserstein, "step", interrupted)
     with pytest.raises(SearchInterrupted, match="in epoch 2 of 2"):
         search(DigitMasks(), TINY, out=tmp_path, progress=False)
     found = search(DigitMasks(), TINY, out=tmp_path, resume=True, progress=False)

@@ -10,13 +10,15 @@ Source: "Whole-network capture" in PyTorch's notes on CUDA semantics.
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-Step = Callable[[Tensor, Tensor], Tensor]
-"""From a batch of images and its labels to the values measured [M]."""
+T = TypeVar("T")
+
+Step = Callable[[Tensor, Tensor], T]
+"""From a batch of images and its labels to what was measured: a tensor, or several by name."""
 
 WARM_UP = 3  # as in PyTorch's notes
 
@@ -76,7 +78,7 @@ class CudaCapture:
         return graph.replay
 
 
-class GraphedStep:
+class GraphedStep(Generic[T]):
     """A step that is captured once and then replayed; each call is one whole step, the first ones as well.
 
     Args:
@@ -103,14 +105,15 @@ class GraphedStep:
         [3.0, 3.0]
     """
 
-    def __init__(self, step: Step, capture: Capture, *, warm_up: int = WARM_UP, required: bool = False) -> None:
+    def __init__(self, step: Step[T], capture: Capture, *, warm_up: int = WARM_UP, required: bool = False) -> None:
         self.step, self.capture, self.required = step, capture, required
         self.left = warm_up
         self._replay: Callable[[], None] | None = None
-        self._images = self._labels = self._values = torch.empty(0)
+        self._images = self._labels = torch.empty(0)
+        self._values: T
 
-    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """One step on a batch, each of one shape; what is returned [M] is overwritten by the next call."""
+    def __call__(self, images: Tensor, labels: Tensor) -> T:
+        """One step on a batch, each of one shape; the tensors returned are overwritten by the next call."""
         if self._replay is not None:
             self._images.copy_(images)
             self._labels.copy_(labels)

@@ -1,0 +1,79 @@
+"""What a search changes while it runs, and how its parameters are stepped."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fasteraa_transforms.relaxed import RelaxedPolicy
+from fasteraa_transforms.search.networks.critic import Critic
+from fasteraa_transforms.search.networks.losses import SegmentationCritic
+
+
+@dataclass
+class SearchState:
+    """Everything a search changes, so that a checkpoint of it is a whole one.
+
+    Attributes:
+        policy: the relaxed policy.
+        critic: the critic.
+        policy_optimizer: of the policy.
+        critic_optimizer: of the critic.
+        generator: of all draws of the loop, on its device.
+        epoch: how many epochs are done.
+        multiplier: scalar, at least 0: of the strength in the policy's loss; on the device of the policy.
+    """
+
+    policy: RelaxedPolicy
+    critic: Critic | SegmentationCritic
+    policy_optimizer: torch.optim.Optimizer
+    critic_optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    epoch: int = 0
+    multiplier: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def state_dict(self) -> dict[str, object]:
+        """What `torch.save` writes and `load_state_dict` takes; the tensors are those of the state, not copies."""
+        device = self.generator.device
+        return {
+            "policy": self.policy.state_dict(),
+            "critic": self.critic.state_dict(),
+            "policy_optimizer": self.policy_optimizer.state_dict(),
+            "critic_optimizer": self.critic_optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            # A critic of the user's may have dropout, which draws from the global generators.
+            "default_generator": torch.get_rng_state(),
+            "cuda_generator": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "epoch": self.epoch,
+            "multiplier": self.multiplier,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` gave."""
+        self.policy.load_state_dict(state["policy"])
+        self.critic.load_state_dict(state["critic"])
+        self.policy_optimizer.load_state_dict(state["policy_optimizer"])
+        self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        for group in (*self.policy_optimizer.param_groups, *self.critic_optimizer.param_groups):
+            if "capturable" in group:  # the checkpoint has that of another device, or of before there were graphs
+                group["capturable"] = self.generator.device.type == "cuda"
+        self.generator.set_state(state["generator"].cpu())
+        torch.set_rng_state(state["default_generator"].cpu())
+        if state["cuda_generator"] is not None:
+            torch.cuda.set_rng_state(state["cuda_generator"].cpu(), self.generator.device)
+        self.epoch = state["epoch"]
+        self.multiplier.copy_(state.get("multiplier", torch.zeros(())))
+
+
+def adam(module: nn.Module, learning_rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
+    """Adam for all parameters of a module, in the form that a CUDA graph can capture."""
+    # Floats, whatever a user's settings hold: PyTorch 2.15 refuses a mixture with whole numbers.
+    parameters = list(module.parameters())
+    return torch.optim.Adam(
+        parameters,
+        lr=learning_rate,
+        betas=(float(betas[0]), float(betas[1])),
+        fused=True,
+        capturable=parameters[0].is_cuda,
+    )
