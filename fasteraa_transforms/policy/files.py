@@ -1,7 +1,9 @@
 """Policy files on disk: reading one, and writing one whole or not at all."""
 
+import codecs
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from fasteraa_transforms.policy.errors import PolicyError
@@ -9,25 +11,69 @@ from fasteraa_transforms.policy.errors import PolicyError
 MAX_BYTES = 16 * 2**20  # a searched policy has some 30 kB
 
 
-def read_text(source: str) -> str:
-    """The text of a file, UTF-8 and at most 16 MiB.
+_BLOCK = 2**16  # bytes that are decoded at a time, to see whether they are UTF-8
+
+_KINDS = (
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a character device"),
+    (stat.S_ISBLK, "a block device"),
+)
+
+
+def read(source: str) -> bytes:
+    """The bytes of a regular file: UTF-8, at most 16 MiB.
 
     Raises:
-        PolicyError: the file cannot be read, is larger, or is no UTF-8.
+        PolicyError: the file cannot be read, is no regular file, is larger, or is no UTF-8.
     """
     try:
-        # One bounded read instead of asking for the size: it holds for growing files too.
-        with open(source, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        _check_kind(os.stat(source), source)  # before it is opened, which a device may obey
+        with open(source, "rb", buffering=0, opener=_open) as file:
+            status = os.fstat(file.fileno())
+            _check_kind(status, source)
+            # A file may grow while it is read, so the size that it has now only says how much room to make.
+            data = file.read(min(status.st_size, MAX_BYTES) + 1)
+            while len(data) <= MAX_BYTES and (rest := file.read(_BLOCK)):
+                data += rest
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if isinstance(error, PolicyError):
+            raise
         found = f"nothing readable ({getattr(error, 'strerror', None) or error})"
         raise PolicyError(source, "$", found, "a policy file") from error
     check_size(data, source)
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        found = f"byte 0x{data[error.start]:02x} at offset {error.start}"
-        raise PolicyError(source, "$", found, "UTF-8 text") from None
+    _check_utf8(data, source)
+    return data
+
+
+def read_text(source: str) -> str:
+    """The text of a file, as `read` gives its bytes."""
+    return read(source).decode("utf-8")
+
+
+def _check_kind(status: os.stat_result, source: str) -> None:
+    """Raise PolicyError if a file is neither a regular one nor a folder; opening a folder fails by itself."""
+    for is_kind, name in _KINDS:
+        if is_kind(status.st_mode):
+            raise PolicyError(source, "$", name, "a policy file")
+
+
+def _open(path: str, flags: int) -> int:
+    # Else opening a FIFO waits for somebody who writes into it. Windows has neither.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+
+
+def _check_utf8(data: bytes, source: str) -> None:
+    """Raise PolicyError if the data are no UTF-8; the text, which may be four times as long, is not kept."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    view = memoryview(data)
+    for begin in range(0, len(data) + 1, _BLOCK):
+        kept = len(decoder.getstate()[0])  # bytes of a character that the block before has begun
+        try:
+            decoder.decode(view[begin : begin + _BLOCK], final=begin + _BLOCK > len(data))
+        except UnicodeDecodeError as error:
+            place = begin - kept + error.start
+            raise PolicyError(source, "$", f"byte 0x{data[place]:02x} at offset {place}", "UTF-8 text") from None
 
 
 def write(data: bytes, path: str | os.PathLike[str]) -> None:

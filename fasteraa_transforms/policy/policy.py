@@ -10,9 +10,10 @@ from torchvision.transforms import AutoAugmentPolicy, InterpolationMode
 
 from fasteraa_transforms.plan import Plan
 from fasteraa_transforms.policy import files, sampling, text
+from fasteraa_transforms.policy.errors import PolicyError, shown
 
 if TYPE_CHECKING:  # it needs pydantic
-    from fasteraa_transforms.policy.schema import Candidate
+    from fasteraa_transforms.policy.schema import Candidate, PolicyFile
 
 
 class Policy:
@@ -58,7 +59,9 @@ class Policy:
         document = {"format": text.FORMAT, "version": text.VERSION, "name": name, "sub_policies": sub_policies}
         if provenance is not None:
             document["provenance"] = provenance
-        checked = schema.checked(document, source="<policy>")
+        self._keep(schema.checked(document, source="<policy>"))
+
+    def _keep(self, checked: "PolicyFile") -> None:
         self._sub_policies, self._name, self._provenance = checked.sub_policies, checked.name, checked.provenance
         self._sampler = sampling.Sampler(self._sub_policies)
 
@@ -114,7 +117,7 @@ class Policy:
             missing.json: $: found nothing readable (No such file or directory), expected a policy file
         """
         source = os.fspath(path)
-        return cls.from_json(files.read_text(source), source)
+        return cls._read(files.read(source), source)
 
     @classmethod
     def from_json(cls, text: str, source: str = "<string>") -> "Policy":
@@ -127,10 +130,19 @@ class Policy:
         Raises:
             PolicyError: the text is refused.
         """
-        from fasteraa_transforms.policy import schema
+        try:
+            data = text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise PolicyError(source, "$", shown(text), "Unicode text") from None
+        return cls._read(data, source)
 
-        checked = schema.checked(text, source)
-        return cls(checked.sub_policies, checked.name, checked.provenance)
+    @classmethod
+    def _read(cls, data: bytes, source: str) -> "Policy":
+        from fasteraa_transforms.policy import reading
+
+        policy = cls.__new__(cls)
+        policy._keep(reading.read(data, source))
+        return policy
 
     @classmethod
     def from_autoaugment(cls, policy: AutoAugmentPolicy | str) -> "Policy":

@@ -9,6 +9,8 @@ module when the first policy is checked.
 import json
 import math
 import sys
+from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,7 +21,7 @@ from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.policy.errors import PolicyError, json_path, shown
 from fasteraa_transforms.policy.text import FORMAT, VERSION
 
-_MAX_ERRORS = 10_000  # beyond this, listing what is wrong costs more memory than it is worth
+MAX_ERRORS = 10_000  # beyond this, listing what is wrong costs more memory than it is worth
 _WEIGHT_TOLERANCE = 1e-9
 
 if TYPE_CHECKING:
@@ -109,19 +111,29 @@ def _refusal(found: str, expected: str, within: tuple[int | str, ...] = ()) -> P
 def _normalised(stage: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
     """The stage with weights that sum to 1; a stage whose weights do already stays bit for bit as it is."""
     weights = [candidate.weight for candidate in stage]
+    shares = shares_of(weights)
+    if shares is weights:
+        return stage
+    return tuple(candidate.model_copy(update={"weight": share}) for candidate, share in zip(stage, shares, strict=True))
+
+
+def shares_of(weights: Sequence[float]) -> Sequence[float]:
+    """The weights divided by their sum; the same object if they sum to 1.
+
+    Raises:
+        PydanticCustomError: a weight vanishes beside the largest one.
+    """
     largest = max(weights)
     if largest < 2 and abs(math.fsum(weights) - 1) <= _WEIGHT_TOLERANCE:
-        return stage
+        return weights
     # Dividing by the largest first keeps the sum of weights near the largest float from overflowing.
-    scaled = [weight / largest for weight in weights]
-    total = math.fsum(scaled)
-    for index, weight in enumerate(scaled):
-        if weight / total == 0:
-            expected = f"a weight that does not vanish beside {largest!r}"
-            raise _refusal(found=repr(weights[index]), expected=expected, within=(index, "weight"))
-    return tuple(
-        candidate.model_copy(update={"weight": weight / total}) for candidate, weight in zip(stage, scaled, strict=True)
-    )
+    total = math.fsum(weight / largest for weight in weights)
+    shares = array("d", (weight / largest / total for weight in weights))
+    if 0 in shares:
+        index = shares.index(0)
+        expected = f"a weight that does not vanish beside {largest!r}"
+        raise _refusal(found=repr(weights[index]), expected=expected, within=(index, "weight"))
+    return shares
 
 
 def _same_stages(sub_policies: "tuple[_SubPolicy, ...]") -> "tuple[_SubPolicy, ...]":
@@ -175,22 +187,25 @@ class PolicyFile(BaseModel):
     provenance: Annotated[dict[str, Any], AfterValidator(as_json), Field(description="Where it comes from")] = {}
 
 
-def checked(document: dict[str, Any] | str, source: str) -> PolicyFile:
+def checked(document: dict[str, Any] | bytes, source: str) -> PolicyFile:
     """The document of a policy, checked, with weights that sum to 1.
 
     Args:
-        document: the file's fields, or its text.
+        document: the file's fields, or its text, which `reading.read` has looked through.
         source: what errors call it.
 
     Raises:
         PolicyError: the document is refused.
     """
     try:
-        if isinstance(document, str):
+        if isinstance(document, bytes):
             return PolicyFile.model_validate_json(document)
         return PolicyFile.model_validate(document)
     except ValidationError as error:
-        raise _policy_error(source, error) from None
+        if error.error_count() > MAX_ERRORS:
+            raise PolicyError(source, "$", f"{error.error_count()} errors", "a policy") from None
+        details = _without_echoes(error)
+        raise policy_error(source, details[0], len(details) - 1) from None
 
 
 _EXPECTED = {
@@ -211,24 +226,24 @@ _EXPECTED = {
 }
 
 
-def _policy_error(source: str, error: ValidationError) -> PolicyError:
-    """The first of pydantic's errors in the words of `PolicyError`."""
-    if error.error_count() > _MAX_ERRORS:
-        return PolicyError(source, "$", f"{error.error_count()} errors", "a policy")
+def _without_echoes(error: ValidationError) -> list[ErrorDetails]:
+    """The errors without those that say of a list with something wrong in it that it is too short as well."""
     details: list[ErrorDetails] = []
     for detail in error.errors(include_url=False):
-        # Of a list that holds something wrong, pydantic says that it is too short as well.
         loc = detail["loc"]
         inner = details[-1]["loc"] if details else ()
         if not (detail["type"] == "too_short" and len(inner) > len(loc) and inner[: len(loc)] == loc):
             details.append(detail)
+    return details
 
-    first, more = details[0], len(details) - 1
-    kind, context = first["type"], first.get("ctx", {})
-    place = (*first["loc"], *context.get("within", ()))
+
+def policy_error(source: str, detail: ErrorDetails, more: int) -> PolicyError:
+    """One of pydantic's errors in the words of `PolicyError`."""
+    kind, context = detail["type"], detail.get("ctx", {})
+    place = (*detail["loc"], *context.get("within", ()))
     pattern = "$" + "".join("[]" if isinstance(key, int) else f".{key}" for key in place)
-    expected = _EXPECTED.get(pattern, first["msg"])
-    found = shown(first["input"])
+    expected = _EXPECTED.get(pattern, detail["msg"])
+    found = shown(detail["input"])
     if kind == "refused":
         found, expected = context["found"], context["expected"]
     elif kind == "missing":
