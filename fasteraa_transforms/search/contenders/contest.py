@@ -1,0 +1,182 @@
+"""From images to the augmentation that is best for them: length, guards, contenders, race."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fasteraa_transforms.search import budget
+from fasteraa_transforms.search.contenders import Contender
+from fasteraa_transforms.search.contenders.guard import Curves
+from fasteraa_transforms.search.contenders.race import Row, Trainings, race, work
+from fasteraa_transforms.search.contenders.restrict import Allowed
+from fasteraa_transforms.search.contenders.standings import Standing
+from fasteraa_transforms.search.contenders.table import Material, find_kind, gather
+from fasteraa_transforms.search.data.crop import Crop
+from fasteraa_transforms.search.data.images import ImageSet
+from fasteraa_transforms.search.runtime.pool import Pool
+
+GUARDS = ("none", "uniform")
+"""Contenders whose networks can serve as guards."""
+
+
+@dataclass
+class Notes:
+    """What a contest leaves in the folder of a run, and takes up again.
+
+    Attributes:
+        plan: as it was made; None before that.
+        rows: of the trainings that are done.
+        save_plan: called with a plan that is new or changed.
+        save_row: called with each new row.
+        tell: takes a line for the user.
+        advance: takes the seconds of work that a training has brought the run forward, as planned.
+    """
+
+    plan: budget.Plan | None = None
+    rows: list[Row] = field(default_factory=list)
+    save_plan: Callable[[budget.Plan], None] = lambda plan: None
+    save_row: Callable[[Row], None] = lambda row: None
+    tell: Callable[[str], None] = lambda line: None
+    advance: Callable[[float], None] = lambda seconds: None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a contest ended.
+
+    Attributes:
+        plan: what was trained.
+        contenders: who raced.
+        standings: the leader first.
+        curves: what the guards saw, by the contender that they were trained with.
+        rows: of all trainings of the race.
+    """
+
+    plan: budget.Plan
+    contenders: tuple[Contender, ...]
+    standings: tuple[Standing, ...]
+    curves: dict[str, Curves]
+    rows: tuple[Row, ...]
+
+    @property
+    def kept(self) -> Contender:
+        """The leader."""
+        return next(each for each in self.contenders if each.name == self.standings[0].contender)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a contest is run with; the settings of a search.
+
+    Attributes:
+        kinds: names of kinds of contenders, as `find_kind` takes them.
+        allowed: operations and magnitudes that contenders may use.
+        seconds: that the contest may take.
+        seed: of the replicates.
+        network: name; None: one that fits the budget.
+        epochs: length of each training; None: found.
+        replicates: at most so many for one contender.
+        train_images: for each network; None: as fits the budget.
+        processes: trainings side by side; None: as fits the device.
+    """
+
+    kinds: tuple[str, ...]
+    allowed: Allowed = field(default_factory=Allowed)
+    seconds: float = 600.0
+    seed: int = 0
+    network: str | None = None
+    epochs: int | None = None
+    replicates: int = 8
+    train_images: int | None = None
+    processes: int | None = None
+
+
+def contest(
+    data: ImageSet,
+    crop: Crop,
+    rules: Rules,
+    notes: Notes,
+    more: Callable[[dict[str, Curves]], Sequence[Contender]] = lambda curves: (),
+) -> Outcome:
+    """Find the contender that is best for ``data``.
+
+    Args:
+        data: the images, on the device to train on.
+        crop: the preprocessing; its size is what the networks see.
+        rules: how the contest is run.
+        notes: what is there of an earlier run, and where new results go.
+        more: makes further contenders, given what the guards saw: the adversarial search, say.
+    """
+    began = time.perf_counter()
+    first = gather(rules.kinds, Material(rules.allowed))
+    count = len(first) + _expected(rules.kinds)
+    plan = notes.plan or _plan(data, crop, rules, count)
+    notes.save_plan(plan)
+    arena = budget.arena_of(plan, data, crop, rules.seed)
+    with Pool(work, arena, processes=plan.processes).started() as pool:
+        trainings = Trainings(arena, pool, notes.rows, notes.save_row, lambda row: notes.advance(row["wall"]))
+        if not plan.epochs or plan.fitted is None:
+            plan = _measure_length(plan, trainings, rules, count, rules.seconds - (time.perf_counter() - began))
+            notes.save_plan(plan)
+            arena = budget.arena_of(plan, data, crop, rules.seed)
+    notes.tell(_length_in_words(plan))
+    with Pool(work, arena, processes=plan.processes).started() as pool:
+        trainings = Trainings(arena, pool, notes.rows, notes.save_row, lambda row: notes.advance(row["wall"]))
+        wanted = {guard for name in rules.kinds for guard in find_kind(name).guards} | {"none"}
+        guards = [each for each in gather(GUARDS, Material(rules.allowed)) if each.name in wanted]
+        trainings.train(guards, 0, curves_of=rules.allowed.operations)
+        curves = {each.name: found for each in guards if (found := trainings.curves(each.name)) is not None}
+        contenders = [*gather(rules.kinds, Material(rules.allowed, curves)), *more(curves)]
+        result = race(trainings, contenders, most=plan.trainings, replicates=plan.replicates, tell=notes.tell)
+        rows = trainings.of(each.name for each in contenders)
+    return Outcome(plan, tuple(contenders), tuple(result), curves, tuple(rows))
+
+
+def _expected(kinds: Sequence[str]) -> int:
+    """How many contenders the kinds will bring that need a guard first."""
+    return sum(len(Material().budgets) for name in kinds if find_kind(name).guards)
+
+
+def _plan(data: ImageSet, crop: Crop, rules: Rules, count: int) -> budget.Plan:
+    plan = budget.make_plan(
+        data,
+        crop,
+        seconds=rules.seconds,
+        contenders=count,
+        network=rules.network,
+        processes=rules.processes,
+        train_images=rules.train_images,
+    )
+    changes: dict[str, Any] = {"replicates": rules.replicates}
+    if rules.epochs is not None:
+        changes |= {"epochs": rules.epochs, "fitted": False}
+    return budget.changed(plan, **changes)
+
+
+def _measure_length(plan: budget.Plan, trainings: Trainings, rules: Rules, count: int, seconds: float) -> budget.Plan:
+    none = gather(["none"], Material(rules.allowed))
+    began = time.perf_counter()
+
+    def fit_in(epochs: int) -> float:
+        trainings.train(none, 0, epochs=epochs)
+        row = trainings.row("none", 0, epochs)
+        assert row is not None
+        return float(row["train_accuracy"])
+
+    most = max(16, int(0.2 * seconds * plan.rate / plan.train_images))
+    length, fitted = budget.find_length(fit_in, most=most)
+    left = seconds - (time.perf_counter() - began)
+    return budget.with_length(plan, length, fitted, seconds=left, contenders=count)
+
+
+def _length_in_words(plan: budget.Plan) -> str:
+    fits = (
+        f"fits its images without augmentation within {plan.epochs // budget.MULTIPLE} epochs"
+        if plan.fitted
+        else "does not fit its images without augmentation in the time there is, so that the race is trusted less"
+    )
+    return (
+        f"{plan.network} on {plan.train_images} images {fits}; each training takes {plan.epochs} epochs, "
+        f"{budget.duration(plan.training_seconds())}"
+    )

@@ -1,0 +1,147 @@
+"""The race: networks are trained with every contender, and who is clearly behind drops out.
+
+All trainings have the same length, three times what it takes to fit the images without augmentation: short trainings
+favour no augmentation. The networks of the first replicate of "none" and "uniform" are the guards, too: they tell what
+each operation does to the images held out, from which calibrated policies are made.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fasteraa_transforms.policy import Policy
+from fasteraa_transforms.search.contenders import Contender
+from fasteraa_transforms.search.contenders.guard import Curves
+from fasteraa_transforms.search.contenders.standings import Standing, racing, standings
+from fasteraa_transforms.search.contenders.trial import Arena, run_trial
+from fasteraa_transforms.search.runtime.pool import Pool
+
+Row = dict[str, Any]
+
+
+def work(
+    arena: Arena, contender: str, text: str | None, replicate: int, curves_of: tuple[str, ...], epochs: int | None
+) -> Row:
+    """`run_trial` for a worker: the policy is the text of its file."""
+    policy = None if text is None else Policy.from_json(text)
+    return run_trial(arena, contender, policy, replicate, curves_of=curves_of, epochs=epochs)
+
+
+@dataclass
+class Trainings:
+    """Trains the networks of a race, keeps their rows, and trains none twice.
+
+    Attributes:
+        arena: what all share.
+        pool: where they run.
+        rows: of what is done, from this run or the one it continues.
+        keep: called with each new row, to write it.
+        tell: called after each row, for progress.
+    """
+
+    arena: Arena
+    pool: Pool
+    rows: list[Row]
+    keep: Callable[[Row], None]
+    tell: Callable[[Row], None] = lambda row: None
+
+    def row(self, contender: str, replicate: int, epochs: int | None = None) -> Row | None:
+        """The row of a training that is done."""
+        wanted = self.arena.recipe.epochs if epochs is None else epochs
+        for row in self.rows:
+            if (row["contender"], row["replicate"], row["epochs"]) == (contender, replicate, wanted):
+                return row
+        return None
+
+    def train(
+        self,
+        contenders: Iterable[Contender],
+        replicate: int,
+        *,
+        curves_of: Sequence[str] = (),
+        epochs: int | None = None,
+    ) -> None:
+        """Train a network with each of the contenders that has no row yet.
+
+        Args:
+            contenders: to train with.
+            replicate: number of the split and of all draws.
+            curves_of: operations that the networks look at as guards.
+            epochs: length, in place of the arena's.
+        """
+        missing = [each for each in contenders if self.row(each.name, replicate, epochs) is None]
+        calls = [
+            (
+                each.name,
+                None if each.policy is None else each.policy.to_json(),
+                replicate,
+                tuple(curves_of),
+                epochs,
+            )
+            for each in missing
+        ]
+        before = time.perf_counter()
+        for _, row in self.pool.run(calls):
+            now = time.perf_counter()
+            row["wall"] = now - before  # of the whole machine, since others train beside it
+            before = now
+            self.rows.append(row)
+            self.keep(row)
+            self.tell(row)
+
+    def curves(self, contender: str) -> Curves | None:
+        """What the networks trained with a contender saw as guards, on average over their replicates."""
+        found = [
+            Curves.from_json(row["curves"]) for row in self.rows if row["contender"] == contender and "curves" in row
+        ]
+        return Curves.mean(found) if found else None
+
+    def of(self, names: Iterable[str]) -> list[Row]:
+        """The rows of these contenders, of trainings of the arena's length."""
+        chosen = set(names)
+        return [row for row in self.rows if row["contender"] in chosen and row["epochs"] == self.arena.recipe.epochs]
+
+
+def race(
+    trainings: Trainings,
+    contenders: Sequence[Contender],
+    *,
+    most: int,
+    replicates: int,
+    tell: Callable[[str], None] = lambda line: None,
+) -> list[Standing]:
+    """Race until one is left, the replicates are used up, or ``most`` networks were trained.
+
+    What is trained depends on the rows alone, not on the clock: a race that was cut off ends as one that was not.
+
+    Args:
+        trainings: trains the networks; guards that were trained before count.
+        contenders: who races, at least one.
+        most: networks in all. Every contender gets its first one even so.
+        replicates: of one contender at most.
+        tell: takes a line about who dropped out.
+
+    Returns:
+        The standings, the leader first.
+    """
+    by_name = {each.name: each for each in contenders}
+    inside = list(by_name)
+    for replicate in range(replicates):
+        done = trainings.of(by_name)
+        have = {row["contender"] for row in done if row["replicate"] == replicate}
+        missing = [name for name in inside if name not in have]
+        if replicate and missing:
+            left = most - sum(1 for row in done if row["replicate"] < replicate) - len(have)
+            missing = missing[: max(left, 0)]
+            if len(have) + len(missing) < 2:
+                break
+        trainings.train([by_name[name] for name in missing], replicate)
+        rows = [row for row in trainings.of(by_name) if row["replicate"] <= replicate]
+        after = [name for name in racing(rows) if name in inside]
+        if dropped := [name for name in inside if name not in after]:
+            tell(f"after {replicate + 1} networks each, clearly behind: {', '.join(dropped)}")
+        inside = after
+        if len(inside) == 1:
+            break
+    return standings(trainings.of(by_name))

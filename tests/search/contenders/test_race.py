@@ -1,0 +1,243 @@
+"""The race and its standings, on trainings that are made up; and one that is real."""
+
+import base64
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fasteraa_transforms.search import budget
+from fasteraa_transforms.search.contenders import Contender
+from fasteraa_transforms.search.contenders.contest import Notes, Rules, contest
+from fasteraa_transforms.search.contenders.race import Trainings, race
+from fasteraa_transforms.search.contenders.standings import racing, standings
+from fasteraa_transforms.search.contenders.trial import (
+    TEMPERATURES,
+    Arena,
+    at_best_temperature,
+    losses_of,
+    run_trial,
+)
+from fasteraa_transforms.search.contenders.uniform import uniform
+from fasteraa_transforms.search.data.crop import Crop
+from fasteraa_transforms.search.data.images import Digits, ImageSet, load_images
+from fasteraa_transforms.search.networks.fit import Recipe
+from fasteraa_transforms.search.runtime.pool import Pool, WorkerLost
+
+IMAGES = 400
+
+
+def made_up(contender: str, replicate: int, loss: float, *, noise: float = 0.02, seed: int = 0) -> dict[str, Any]:
+    """A row whose images have losses around ``loss``, those of one replicate alike for all contenders."""
+    generator = np.random.default_rng([replicate, 7])
+    own = np.random.default_rng([replicate, sum(contender.encode()), seed])
+    losses = loss + generator.normal(0, 0.3, IMAGES) + own.normal(0, 0.1, IMAGES) + own.normal(0, noise)
+    return {
+        "contender": contender,
+        "replicate": replicate,
+        "error": float(np.clip(losses.mean() / 3, 0, 1)),
+        "loss": float(losses.mean()),
+        "losses": base64.b64encode(losses.astype(np.float16).tobytes()).decode(),
+        "held_out": IMAGES,
+        "epochs": 1,
+        "wall": 1.0,
+        "seconds": 1.0,
+        "train_accuracy": 1.0,
+    }
+
+
+def test_leader_is_the_smallest_loss_of_those_with_most_replicates() -> None:
+    rows = [made_up(name, i, loss) for name, loss in (("a", 1.0), ("b", 0.7)) for i in range(3)]
+    rows.append(made_up("lucky", 0, 0.5))
+    assert standings(rows)[0].contender == "b"
+
+
+def test_intervals_cover_the_true_difference() -> None:
+    covered = []
+    for seed in range(200):
+        rows = [
+            made_up(name, i, loss, noise=0.05, seed=seed)
+            for name, loss in (("a", 1.0), ("b", 1.3), ("c", 1.6))
+            for i in range(4)
+        ]
+        for each in standings(rows)[1:]:
+            true = {"b": 0.3, "c": 0.6}[each.contender]
+            covered.append(abs(each.behind - true) <= each.half_width)
+    assert 0.9 < np.mean(covered) < 0.995
+
+
+def test_one_replicate_drops_only_who_is_far_behind() -> None:
+    rows = [made_up("a", 0, 1.0), made_up("b", 0, 1.01), made_up("c", 0, 2.0)]
+    assert set(racing(rows)) == {"a", "b"}
+
+
+class _Script:
+    """Trains by looking up what a network of a contender would lose."""
+
+    processes = 1
+
+    def __init__(self, losses: dict[str, float]) -> None:
+        self.losses, self.calls = losses, []
+
+    def run(self, calls: list[tuple[Any, ...]]) -> Any:
+        for index, (contender, _, replicate, *_) in enumerate(calls):
+            self.calls.append((contender, replicate))
+            yield index, made_up(contender, replicate, self.losses[contender])
+
+
+def _trainings(losses: dict[str, float], rows: list[dict[str, Any]] | None = None) -> tuple[Trainings, _Script]:
+    pool = _Script(losses)
+    data = ImageSet(torch.zeros(4, 1, 4, 4, dtype=torch.uint8), torch.arange(4) % 2, 2)
+    arena = Arena(data, Crop((4, 4)), "small", Recipe(epochs=1), 2)
+    return Trainings(arena, pool, [] if rows is None else rows, lambda row: None), pool  # type: ignore[arg-type]
+
+
+LOSSES = {"none": 1.5, "uniform": 1.0, "geometry": 1.02, "colour": 2.0}
+
+
+def test_race_drops_who_is_behind_and_keeps_ties() -> None:
+    trainings, pool = _trainings(LOSSES)
+    contenders = [Contender(name, None, "") for name in LOSSES]
+    result = race(trainings, contenders, most=12, replicates=8)
+    assert result[0].contender in ("uniform", "geometry")
+    assert [each for each in pool.calls if each[0] == "colour"] == [("colour", 0)]
+    assert len(pool.calls) <= 12
+    assert {each.contender for each in result if each.tied} >= {result[0].contender}
+
+
+def test_race_that_was_cut_off_ends_as_one_that_was_not() -> None:
+    contenders = [Contender(name, None, "") for name in LOSSES]
+    whole, _ = _trainings(LOSSES)
+    expected = race(whole, contenders, most=11, replicates=8)
+    for kept in range(len(whole.rows)):
+        again, pool = _trainings(LOSSES, whole.rows[:kept])
+        assert race(again, contenders, most=11, replicates=8) == expected
+        assert len(pool.calls) == len(whole.rows) - kept
+
+
+def test_every_contender_races_once_whatever_the_budget() -> None:
+    trainings, pool = _trainings(LOSSES)
+    race(trainings, [Contender(name, None, "") for name in LOSSES], most=1, replicates=8)
+    assert sorted(pool.calls) == sorted((name, 0) for name in LOSSES)
+
+
+def test_temperature_is_chosen_on_the_other_half() -> None:
+    losses = torch.ones(10, len(TEMPERATURES))
+    losses[::2, 3] = 0.0  # the even half likes one, the odd half another
+    losses[1::2, 5] = 0.0
+    chosen, _ = at_best_temperature(losses)
+    assert chosen.tolist() == [1.0] * 10
+
+
+# --- real trainings ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def arena() -> Arena:
+    data = load_images(Digits(), num_images=300, size=(16, 16))
+    return Arena(data, Crop((16, 16), 2), "resnet9-4", Recipe(epochs=4, batch_size=32), 150, seed=3)
+
+
+def test_replicates_are_stratified_and_differ(arena: Arena) -> None:
+    first, second = arena.split(0), arena.split(1)
+    assert not torch.equal(first[0], second[0])
+    assert torch.equal(first[0], arena.split(0)[0])
+    assert not set(first[0].tolist()) & set(first[1].tolist())
+    counts = arena.data.labels[first[0]].bincount(minlength=10)
+    whole = arena.data.labels.bincount(minlength=10)
+    assert ((counts - whole / 2).abs() <= 1).all()
+
+
+def test_trial_is_reproducible_and_pairs_its_contenders(arena: Arena) -> None:
+    flip = uniform(["flip"], probability=0.0)
+    one, two, still = (
+        run_trial(arena, "none", None, 0),
+        run_trial(arena, "none", None, 0),
+        run_trial(arena, "still", flip, 0),
+    )
+    assert one["losses"] == two["losses"] == still["losses"]
+    assert one["error"] == still["error"]
+    assert 0 <= one["error"] <= 1
+    assert losses_of(one).mean() == pytest.approx(one["loss"], rel=1e-2)
+
+
+def test_workers_give_the_same_as_this_process(arena: Arena) -> None:
+    calls = [("none", None, 0, ("flip",), 2), ("uniform", uniform(["rotate"]).to_json(), 1, (), 2)]
+    from fasteraa_transforms.search.contenders.race import work
+
+    rows = []
+    for processes in (1, 2):
+        with Pool(work, arena, processes=processes).started() as pool:
+            rows.append([row for _, row in sorted(pool.run(calls))])
+    for mine, theirs in zip(*rows, strict=True):
+        assert {k: v for k, v in mine.items() if k != "seconds"} == {k: v for k, v in theirs.items() if k != "seconds"}
+
+
+def _die(shared: int, code: int) -> None:
+    import os
+
+    os._exit(code)
+
+
+def test_a_worker_that_ends_is_said() -> None:
+    import test_race  # the workers import it by its name
+
+    with Pool(test_race._die, 0, processes=2).started() as pool, pytest.raises(WorkerLost, match="a worker process"):
+        list(pool.run([(3,)]))
+
+
+def test_a_contest_keeps_a_contender_and_resumes(arena: Arena) -> None:
+    rules = Rules(kinds=("none", "uniform", "calibrated"), epochs=2, replicates=2, train_images=150, processes=1)
+    rules = Rules(**{**vars(rules), "network": "resnet9-4", "seconds": 5.0})
+    notes = Notes()
+    plans: list[budget.Plan] = []
+    notes.save_plan = plans.append
+    outcome = contest(arena.data, arena.crop, rules, notes)
+    assert outcome.kept.name == outcome.standings[0].contender
+    assert {"none", "uniform"} <= {each.name for each in outcome.contenders}
+    assert set(outcome.curves) == {"none"}
+    again = Notes(plan=plans[-1], rows=notes.rows[:3])
+    resumed = contest(arena.data, arena.crop, rules, again)
+    assert [each.contender for each in resumed.standings] == [each.contender for each in outcome.standings]
+    assert resumed.standings[0].loss == outcome.standings[0].loss
+
+
+# --- the budget -------------------------------------------------------------------------------------------------------
+
+
+def _plan(**changes: Any) -> budget.Plan:
+    plan = budget.Plan("resnet9-8", (32, 32), 500, 1000, 32, 90, 15, 8, 2, 1000.0)
+    return budget.changed(plan, **changes)
+
+
+def test_training_seconds_count_judging() -> None:
+    assert _plan().training_seconds() == pytest.approx((90 * 500 + 1000 / 3) / 2000)
+
+
+def test_length_is_found_by_doubling() -> None:
+    asked: list[int] = []
+
+    def fit_in(epochs: int) -> float:
+        asked.append(epochs)
+        return 0.995 if epochs >= 30 else 0.9
+
+    assert budget.find_length(fit_in, most=1000) == (32, True)
+    assert asked == [8, 16, 32]
+
+
+def test_a_plan_takes_what_fits() -> None:
+    roomy = budget.with_length(_plan(), 32, True, seconds=1000, contenders=8)
+    assert roomy.epochs == 96
+    assert roomy.fitted
+    assert roomy.trainings == min(64, int(1000 / roomy.training_seconds()))
+    tight = budget.with_length(_plan(), 32, True, seconds=100, contenders=8)
+    assert tight.trainings == 10
+    assert tight.epochs < 96
+    assert tight.fitted is False
+    assert 10 * tight.training_seconds() == pytest.approx(100, rel=0.1)
+
+
+def test_plans_are_read_back() -> None:
+    plan = _plan(fitted=True)
+    assert budget.Plan.from_json(plan.to_json()) == plan
