@@ -11,11 +11,11 @@ import argparse
 import torch
 from search_step import make_state, straightforward_step
 
+from fasteraa_transforms.search import Digits, load_images
 from fasteraa_transforms.search.algorithm.loop import batches
 from fasteraa_transforms.search.algorithm.tools import Tools
 from fasteraa_transforms.search.algorithm.wasserstein import Wasserstein
 from fasteraa_transforms.search.data.crop import Crop
-from fasteraa_transforms.search.data.images import Digits, load_images
 
 
 def mean_estimate(*, separate: bool, steps: int, seed: int) -> float:

@@ -43,7 +43,9 @@ from fasteraa_transforms.relaxed import Draw
 from fasteraa_transforms.search import Settings, load_images, open_dataset, search
 from fasteraa_transforms.search.algorithm import diagnosis
 from fasteraa_transforms.search.contenders.validation import FOLDS, _Small, evaluate, train_small
-from fasteraa_transforms.search.data.images import RECIPES, ImageSet, baseline
+from fasteraa_transforms.search.data.crop import Crop
+from fasteraa_transforms.search.data.images import ImageSet
+from fasteraa_transforms.search.data.table import DATASETS
 from fasteraa_transforms.search.settings import GROUPS
 
 SIZE = (32, 32)
@@ -183,7 +185,8 @@ def search_by(
 
     def take(among: Tensor, count: int) -> tuple[Tensor, Tensor]:
         index = among[torch.randint(len(among), (count,), generator=generator)]
-        return baseline(data.images[index], **preprocessing, generator=generator).float() / 255, data.labels[index]
+        crop = Crop(**preprocessing)
+        return crop(data.images[index], generator=generator).float() / 255, data.labels[index]
 
     for step in range(steps):
         k = step % FOLDS
@@ -315,7 +318,7 @@ def main() -> None:
     kept = options.out / "rows.jsonl"
     rows = map(json.loads, kept.read_text().splitlines() if kept.exists() else [])
     done = {(row["images"], row["steps"], row["seed"], row["arm"]) for row in rows}
-    recipe = RECIPES[options.dataset]
+    recipe = DATASETS[options.dataset].preparation
     preprocessing: dict[str, Any] = {"size": SIZE, "padding": recipe.padding, "flip": recipe.flip}
     dataset = open_dataset(options.dataset, data_dir=options.data_dir)
     pool_size, tested = (1797, 1600) if options.dataset == "digits" else (9000, 5000)

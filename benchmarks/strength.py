@@ -30,7 +30,8 @@ from fasteraa_transforms import FasterAutoAugment, Policy, RelaxedPolicy
 from fasteraa_transforms.search import Settings, load_images, open_dataset, search
 from fasteraa_transforms.search.algorithm.diagnosis import strength
 from fasteraa_transforms.search.contenders.validation import evaluate, train_small
-from fasteraa_transforms.search.data.images import RECIPES, ImageSet
+from fasteraa_transforms.search.data.images import ImageSet
+from fasteraa_transforms.search.data.table import DATASETS
 
 Row = dict[str, Any]
 Train = Callable[[Callable[[Tensor], Tensor] | None], Row]
@@ -93,7 +94,7 @@ class Round:
         tested = slice(count, count + options.test_images)
         self.subset = ImageSet(pool.images[:count], pool.labels[:count], pool.classes)
         self.test = ImageSet(pool.images[tested], pool.labels[tested], pool.classes)
-        recipe = RECIPES[options.dataset]
+        recipe = DATASETS[options.dataset].preparation
         self.size = tuple(pool.images.shape[-2:])
         padding = recipe.padding * self.size[0] // 32
         self.preprocessing: dict[str, Any] = {"size": self.size, "padding": padding, "flip": recipe.flip}
@@ -273,7 +274,7 @@ def report(out: Path, options: argparse.Namespace) -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "dataset", nargs="?", default="digits", choices=[name for name in RECIPES if name != "imagenet"]
+        "dataset", nargs="?", default="digits", choices=[name for name in DATASETS if name != "imagenet"]
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--work", type=Path, default=Path("runs/strength"), help="folder of the searches")

@@ -43,7 +43,7 @@ GoogleDocstring._consume_inline_attribute = lambda self: ("", self._consume_to_e
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|torchvision|tv_tensors|numpy|PIL|pydantic|nn|collections|pathlib|os)\..*"),
     ("py:class", r".*\.(Images|MapDataset)"),
-    ("py:obj", r"random|second_order|search\.affinity|RECIPES|docs/policies-of-others\.md"),
+    ("py:obj", r"random|second_order|search\.affinity|DATASETS|docs/policies-of-others\.md"),
 ]
 
 if os.environ.get("FASTERAA_INTERSPHINX") == "1":

@@ -3,8 +3,10 @@
 Whether it helps: ``python -m fasteraa_transforms.search.evaluate``, or `compare`.
 """
 
-from fasteraa_transforms.search.data.images import Digits, load_images, open_dataset
+from fasteraa_transforms.search.data.load import load_images
+from fasteraa_transforms.search.data.opening import open_dataset
 from fasteraa_transforms.search.data.shards import Shards
+from fasteraa_transforms.search.data.table import Digits
 from fasteraa_transforms.search.evaluation.compare import compare
 from fasteraa_transforms.search.evaluation.controls import parse_augmentations
 from fasteraa_transforms.search.evaluation.settings import TrainingSettings

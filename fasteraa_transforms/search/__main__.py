@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fasteraa_transforms.search.data.images import RECIPES, open_dataset
+from fasteraa_transforms.search.data.opening import open_dataset
 from fasteraa_transforms.search.data.shards import Shards
+from fasteraa_transforms.search.data.table import DATASETS
 from fasteraa_transforms.search.run import SearchFailed, search
 from fasteraa_transforms.search.runtime.folder import RunFolder
 from fasteraa_transforms.search.runtime.world import RanksLost, exit_with, join
@@ -133,7 +134,7 @@ def _name(source: dict[str, Any]) -> str:
     if "shards" in source:
         return "shards"
     dataset: str = source["dataset"]
-    if dataset in RECIPES:
+    if dataset in DATASETS:
         return dataset
     return Path(dataset).resolve().name if Path(dataset).is_dir() else dataset.rpartition(":")[2]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from fasteraa_transforms.search.data.images import RECIPES
+from fasteraa_transforms.search.data.opening import open_splits
+from fasteraa_transforms.search.data.table import DATASETS
 from fasteraa_transforms.search.evaluation.compare import compare
 from fasteraa_transforms.search.evaluation.controls import CONTROLS, parse_augmentations
 from fasteraa_transforms.search.evaluation.settings import TrainingSettings
-from fasteraa_transforms.search.evaluation.splits import open_splits
 from fasteraa_transforms.search.evaluation.table import errors_of, format_table
 from fasteraa_transforms.search.evaluation.verdict import verdict
 from fasteraa_transforms.search.runtime.output import command_line, say
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     module = "-m fasteraa_transforms.search.evaluate"
     with world.quiet():
         command = tyro.cli(Command, prog=f"python {module}", args=arguments)
-    name = command.dataset if command.dataset in RECIPES else Path(command.dataset).resolve().name
+    name = command.dataset if command.dataset in DATASETS else Path(command.dataset).resolve().name
     out = command.out or Path("runs") / f"{name}-evaluation"
     try:
         augmentations = parse_augmentations(command.policies)

@@ -29,7 +29,10 @@ from fasteraa_transforms.search.algorithm.strength import Strength
 from fasteraa_transforms.search.algorithm.tools import Tools
 from fasteraa_transforms.search.contenders.validation import FOLDS, cross_validate
 from fasteraa_transforms.search.data.crop import Crop
-from fasteraa_transforms.search.data.images import FOLDER_RECIPE, RECIPES, ImageSet, Recipe, Samples, load_images
+from fasteraa_transforms.search.data.images import ImageSet
+from fasteraa_transforms.search.data.load import load_images
+from fasteraa_transforms.search.data.samples import Samples
+from fasteraa_transforms.search.data.table import Preparation, find_dataset
 from fasteraa_transforms.search.evaluation.affinity import affinity_and_diversity as measure_affinity_and_diversity
 from fasteraa_transforms.search.networks.critic import Critic
 from fasteraa_transforms.search.networks.losses import SegmentationCritic, chance
@@ -118,7 +121,7 @@ def search(
             f"but got {settings.batch_size} instead"
         )
     name = type(dataset).__name__.lower() if name is None else name
-    recipe = resolve(settings, RECIPES.get(name, FOLDER_RECIPE))
+    recipe = resolve(settings, find_dataset(name).preparation)
     folder = None if out is None else RunFolder(Path(out))
     if folder is not None and world.first:
         folder.prepare(settings, resume=resume)
@@ -164,23 +167,15 @@ def _ranks(left: Callable[[], str]) -> Iterator[None]:
         raise SearchFailed(f"{error}; {left()}") from error
 
 
-def resolve(settings: Settings, recipe: Recipe) -> Recipe:
+def resolve(settings: Settings, recipe: Preparation) -> Preparation:
     """``recipe`` with what ``settings`` says otherwise."""
-    chosen: dict[str, Any] = {
-        field: value
-        for field in ("num_images", "padding", "flip", "critic")
-        if (value := getattr(settings, field)) is not None
-    }
-    if settings.image_size is not None:
-        chosen["image_size"] = (settings.image_size, settings.image_size)
-    return dataclasses.replace(recipe, **chosen)
-
-
-def _held_size(recipe: Recipe) -> tuple[int, int] | None:
-    if recipe.image_size is None:
-        return None
-    height, width = recipe.image_size
-    return height + recipe.margin, width + recipe.margin
+    return recipe.changed(
+        image_size=settings.image_size,
+        num_images=settings.num_images,
+        padding=settings.padding,
+        flip=settings.flip,
+        critic=settings.critic,
+    )
 
 
 class _Run:
@@ -190,7 +185,7 @@ class _Run:
         self,
         dataset: Samples,
         settings: Settings,
-        recipe: Recipe,
+        recipe: Preparation,
         folder: RunFolder | None,
         name: str,
         source: Mapping[str, Any] | None,
@@ -211,7 +206,7 @@ class _Run:
             num_images=recipe.num_images,
             num_classes=recipe.num_classes,
             balanced=settings.balanced,
-            size=_held_size(recipe),
+            size=recipe.held_size,
             seed=settings.seed,
             ignore_label=settings.ignore_label,
         )
@@ -669,7 +664,7 @@ class _Run:
         return policy
 
 
-def _as_json(value: Settings | Recipe | diagnosis.Diagnosis) -> dict[str, Any]:
+def _as_json(value: Settings | Preparation | diagnosis.Diagnosis) -> dict[str, Any]:
     """As it is read back from a file, with lists for tuples."""
     return json.loads(json.dumps(dataclasses.asdict(value)))
 

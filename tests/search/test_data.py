@@ -20,18 +20,12 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, Subset
 from torchvision import tv_tensors
 
-from fasteraa_transforms.search import Shards
-from fasteraa_transforms.search.data import images as data
-from fasteraa_transforms.search.data.images import (
-    FOLDER_RECIPE,
-    RECIPES,
-    Digits,
-    Encoded,
-    ImageSet,
-    baseline,
-    load_images,
-    open_dataset,
-)
+from fasteraa_transforms.search import Digits, Shards, load_images, open_dataset
+from fasteraa_transforms.search.data.crop import Crop
+from fasteraa_transforms.search.data.images import ImageSet
+from fasteraa_transforms.search.data.samples import Encoded
+from fasteraa_transforms.search.data.subset import known_labels
+from fasteraa_transforms.search.data.table import DATASETS, OWN
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -286,7 +280,14 @@ def test_refuses_less_than_two_classes(labels: list[int], found: str) -> None:
         ((GREY[1], 1.5), "the label of sample 1 should be a whole number, but got 1.5 instead"),
         ((GREY[1], torch.zeros(5)), "the label of sample 1 should be a whole number, but got tensor"),
         ((GREY[1], torch.zeros(5, 6)), "the mask of sample 1 should hold whole numbers, but got float32 instead"),
-        ({"image": GREY[1], "label": 1}, "sample 1 should be (image, label), but got dict instead"),
+        (
+            {"picture": GREY[1], "label": 1},
+            "sample 1 should have an image under one of image, img, pixel_values, but has",
+        ),
+        (
+            {"image": GREY[1], "labels": 1, "mask": 2},
+            "sample 1 should have a label or a mask under one of label, labels",
+        ),
         ((GREY[1],), "sample 1 should be (image, label), but got tuple instead"),
         (GREY[1], "sample 1 should be (image, label), but got Tensor instead"),
     ],
@@ -702,7 +703,7 @@ def test_missing_files_say_what_to_do(name: str, tmp_path: Path) -> None:
 
 
 def test_every_named_dataset_can_be_opened_by_name() -> None:
-    assert set(RECIPES) == {"digits", "cifar10", "cifar100", "svhn", "imagenet"}
+    assert set(DATASETS) == {"digits", "cifar10", "cifar100", "svhn", "imagenet"}
 
 
 def test_download_is_asked_of_torchvision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -764,7 +765,7 @@ def test_a_folder_of_empty_folders(tmp_path: Path) -> None:
 def test_cifar10(cifar10_root: Path) -> None:
     dataset = open_dataset("cifar10", data_dir=cifar10_root)
     assert len(dataset) == 50_000
-    loaded = load_images(dataset, num_images=RECIPES["cifar10"].num_images)
+    loaded = load_images(dataset, num_images=DATASETS["cifar10"].preparation.num_images)
     assert loaded.images.shape == (4000, 3, 32, 32)
     assert loaded.classes == 10
     assert (loaded.labels.bincount() > 300).all()
@@ -774,15 +775,16 @@ def test_cifar10(cifar10_root: Path) -> None:
 
 
 def test_the_papers_subsets() -> None:
-    sizes = {name: (recipe.num_images, recipe.num_classes, recipe.critic) for name, recipe in RECIPES.items()}
+    rows = {name: row.preparation for name, row in DATASETS.items()}
+    sizes = {name: (row.num_images, row.num_classes, row.critic) for name, row in rows.items()}
     assert sizes["cifar10"] == sizes["cifar100"] == (4000, None, "wrn40_2")
     assert sizes["svhn"] == (1000, None, "wrn40_2")
     assert sizes["imagenet"] == (6000, 120, "resnet50")
-    assert FOLDER_RECIPE.num_images == 4000
-    assert not RECIPES["digits"].flip  # a mirrored digit is another sign
+    assert OWN.preparation.num_images == 4000
+    assert not rows["digits"].flip  # a mirrored digit is another sign
 
 
-# --- baseline ---------------------------------------------------------------------------------------------------------
+# --- crop -------------------------------------------------------------------------------------------------------------
 
 
 def possible(image: Tensor, size: tuple[int, int], padding: int, flip: bool) -> dict[bytes, tuple[int, int, bool]]:
@@ -811,7 +813,7 @@ def possible(image: Tensor, size: tuple[int, int], padding: int, flip: bool) -> 
     ],
 )
 @pytest.mark.parametrize("flip", [True, False])
-def test_baseline_is_one_of_the_crops_and_each_of_them_occurs(
+def test_a_crop_is_one_of_the_crops_and_each_of_them_occurs(
     shape: tuple[int, ...], size: tuple[int, int], padding: int, flip: bool
 ) -> None:
     image = pixels(*shape) | 1  # no zero, so that padding cannot be mistaken for pixels
@@ -820,7 +822,7 @@ def test_baseline_is_one_of_the_crops_and_each_of_them_occurs(
     assert len(crops) == rows * columns * (1 + flip)  # all differ
     count = 60 * len(crops)
     batch = image.expand(count, *shape)
-    result = baseline(batch, size=size, padding=padding, flip=flip, generator=seeded(1))
+    result = Crop(size, padding, flip)(batch, generator=seeded(1))
     assert result.shape == (count, shape[0], *size)
     seen = Counter(crops[output.numpy().tobytes()] for output in result)  # a KeyError if it were another picture
     assert len(seen) == len(crops)
@@ -830,7 +832,7 @@ def test_baseline_is_one_of_the_crops_and_each_of_them_occurs(
 
 def test_each_image_has_its_own_crop_and_flip() -> None:
     images = pixels(64, 3, 6, 6) | 1
-    result = baseline(images, size=(6, 6), padding=2, flip=True, generator=seeded(2))
+    result = Crop((6, 6), 2, True)(images, generator=seeded(2))
     draws = [
         possible(image, (6, 6), 2, True)[output.numpy().tobytes()] for image, output in zip(images, result, strict=True)
     ]
@@ -841,42 +843,42 @@ def test_each_image_has_its_own_crop_and_flip() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64, torch.int64])
-def test_baseline_keeps_dtype_and_input(dtype: torch.dtype) -> None:
+def test_a_crop_keeps_dtype_and_input(dtype: torch.dtype) -> None:
     images = pixels(5, 2, 4, 6).to(dtype)
     before = images.clone()
-    result = baseline(images, size=(4, 4), padding=1, flip=True, generator=seeded(3))
+    result = Crop((4, 4), 1, True)(images, generator=seeded(3))
     assert result.dtype == dtype
     assert result.is_contiguous()
-    same = baseline(pixels(5, 2, 4, 6), size=(4, 4), padding=1, flip=True, generator=seeded(3))
+    same = Crop((4, 4), 1, True)(pixels(5, 2, 4, 6), generator=seeded(3))
     torch.testing.assert_close(result.to(torch.uint8), same, rtol=0, atol=0)
     torch.testing.assert_close(images, before, rtol=0, atol=0)
 
 
-def test_baseline_draws_from_its_generator_alone() -> None:
+def test_a_crop_draws_from_its_generator_alone() -> None:
     images = pixels(32, 1, 6, 6)
-    options: dict[str, Any] = {"size": (6, 6), "padding": 3, "flip": True}
+    crop = Crop((6, 6), padding=3, flip=True)
     before = torch.get_rng_state()
-    one = baseline(images, generator=seeded(5), **options)
+    one = crop(images, generator=seeded(5))
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(one, baseline(images, generator=seeded(5), **options))
-    assert not torch.equal(one, baseline(images, generator=seeded(6), **options))
+    assert torch.equal(one, crop(images, generator=seeded(5)))
+    assert not torch.equal(one, crop(images, generator=seeded(6)))
     torch.manual_seed(5)
-    assert torch.equal(one, baseline(images, **options))  # without one, from PyTorch's default
+    assert torch.equal(one, crop(images))  # without one, from PyTorch's default
 
 
-def test_baseline_of_nothing() -> None:
-    assert baseline(pixels(0, 3, 4, 4), size=(4, 4), padding=1, flip=True).shape == (0, 3, 4, 4)
+def test_a_crop_of_nothing() -> None:
+    assert Crop((4, 4), 1, True)(pixels(0, 3, 4, 4)).shape == (0, 3, 4, 4)
 
 
 def test_labels_of_another_length_are_not_taken_for_those_of_the_images() -> None:
     dataset = Samples((GREY[0], 0), (GREY[1], 1))
     dataset.targets = [0, 1, 2]  # type: ignore[attr-defined]
-    assert data._labels(dataset) is None
+    assert known_labels(dataset) is None
     assert load_images(dataset, num_classes=2).classes == 2
 
 
 def test_names_of_classes_are_not_taken_for_labels() -> None:
     dataset = Samples((GREY[0], 3), (GREY[1], 4))
     dataset.labels = ["cat", "dog"]  # type: ignore[attr-defined]
-    assert data._labels(dataset) is None
+    assert known_labels(dataset) is None
     assert load_images(dataset, num_images=2, balanced=True).classes == 2

@@ -28,12 +28,12 @@ from fasteraa_transforms.search import evaluate, load_images
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.data.masks import IGNORED
+from fasteraa_transforms.search.data.opening import open_splits
 from fasteraa_transforms.search.evaluate import main
 from fasteraa_transforms.search.evaluation.compare import compare
 from fasteraa_transforms.search.evaluation.controls import CONTROLS, Augmentation, Case, parse_augmentations
 from fasteraa_transforms.search.evaluation.record import Record
 from fasteraa_transforms.search.evaluation.settings import TrainingSettings
-from fasteraa_transforms.search.evaluation.splits import open_splits
 from fasteraa_transforms.search.evaluation.statistics import Interval, paired_interval, seeds_to_tell
 from fasteraa_transforms.search.evaluation.table import format_table
 from fasteraa_transforms.search.evaluation.verdict import verdict

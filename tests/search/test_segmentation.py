@@ -38,7 +38,7 @@ from fasteraa_transforms.search.algorithm.state import SearchState
 from fasteraa_transforms.search.algorithm.wasserstein import Wasserstein
 from fasteraa_transforms.search.contenders.validation import cross_validate, evaluate, train_small
 from fasteraa_transforms.search.data.crop import Crop
-from fasteraa_transforms.search.data.images import ImageSet, baseline, baseline_of_samples
+from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.data.masks import IGNORED, MaskFolder
 from fasteraa_transforms.search.evaluation.affinity import affinity_and_diversity
 from fasteraa_transforms.search.networks.backbones import WideResNet
@@ -228,16 +228,16 @@ def test_a_mask_is_resized_and_cropped_with_its_image(shape: tuple[int, int], si
     assert ((image > 127) == (loaded.labels[0] == 1)).float().mean() > 0.97
 
 
-def test_baseline_crops_and_flips_images_and_masks_alike() -> None:
+def test_a_crop_cuts_and_flips_images_and_masks_alike() -> None:
     images = whole(0, 256, 40, 1, 9, 11)
-    options: dict[str, Any] = {"size": (8, 10), "padding": 3, "flip": True}
-    cropped, masks = baseline_of_samples(images, images[:, 0], **options, generator=seeded(4))
-    assert torch.equal(cropped, baseline(images, **options, generator=seeded(4)))
-    outside = baseline(torch.ones_like(images), **options, generator=seeded(4))[:, 0] == 0
+    crop = Crop((8, 10), padding=3, flip=True)
+    cropped, masks = crop.samples(images, images[:, 0], generator=seeded(4))
+    assert torch.equal(cropped, crop(images, generator=seeded(4)))
+    outside = crop(torch.ones_like(images), generator=seeded(4))[:, 0] == 0
     assert outside.any()
     assert torch.equal(masks, torch.where(outside, IGNORED, cropped[:, 0]))
     labels = torch.arange(40)
-    assert baseline_of_samples(images, labels, **options)[1] is labels
+    assert crop.samples(images, labels)[1] is labels
 
 
 # --- a folder of images and masks -------------------------------------------------------------------------------------

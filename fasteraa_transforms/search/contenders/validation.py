@@ -12,7 +12,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from fasteraa_transforms.pipeline.transform import FasterAutoAugment
 from fasteraa_transforms.policy.policy import Policy
-from fasteraa_transforms.search.data.images import ImageSet, baseline_of_samples
+from fasteraa_transforms.search.data.crop import Crop
+from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.data.masks import IGNORED
 from fasteraa_transforms.search.networks.losses import class_loss, soft_targets
 
@@ -68,9 +69,7 @@ def train_small(
                 labels = labels.as_subclass(Tensor)
             elif augment is not None:
                 images = augment(images)
-            images, labels = baseline_of_samples(
-                images, labels, size=size, padding=padding, flip=flip, generator=generator
-            )
+            images, labels = Crop(size, padding, flip).samples(images, labels, generator=generator)
             prepared = list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
         images, labels = prepared.pop()
         loss = class_loss(network(images), soft_targets(labels, data.classes))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
-from fasteraa_transforms.search.data.images import Encoded
+from fasteraa_transforms.search.data.samples import Encoded
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "ppm", "pgm", "bmp", "tif", "tiff")
 """Endings of a sample's image, the first one found being taken."""

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from fasteraa_transforms.policy import Policy
-from fasteraa_transforms.search.data.images import FOLDER_RECIPE, RECIPES, ImageSet, MapDataset
+from fasteraa_transforms.search.data.images import ImageSet
+from fasteraa_transforms.search.data.samples import MapDataset
+from fasteraa_transforms.search.data.table import find_dataset
 from fasteraa_transforms.search.evaluation.checkpointed import CheckpointedFit
 from fasteraa_transforms.search.evaluation.controls import Augmentation, Case
 from fasteraa_transforms.search.evaluation.publish import Summary, publish
@@ -139,13 +141,13 @@ def _kept_apart(world: World, settings: TrainingSettings, record: Record | None)
 
 def _completed(settings: TrainingSettings, name: str, device: torch.device) -> TrainingSettings:
     """``settings`` with what fits the data set in the place of None, but for a model that depends on the images."""
-    recipe = RECIPES.get(name, FOLDER_RECIPE)
+    row = find_dataset(name)
     return dataclasses.replace(
         settings,
-        model=settings.model or ("small" if name == "digits" else None),
-        padding=recipe.padding if settings.padding is None else settings.padding,
-        flip=recipe.flip if settings.flip is None else settings.flip,
-        cutout={"svhn": 20, "imagenet": 0}.get(name, 16) if settings.cutout is None else settings.cutout,
+        model=settings.model or row.model,
+        padding=row.preparation.padding if settings.padding is None else settings.padding,
+        flip=row.preparation.flip if settings.flip is None else settings.flip,
+        cutout=row.cutout if settings.cutout is None else settings.cutout,
         device=str(device),
     )
 

@@ -15,6 +15,7 @@ from fasteraa_transforms.operations import OPERATIONS
 from fasteraa_transforms.pipeline.transform import FasterAutoAugment
 from fasteraa_transforms.policy import Candidate, Policy
 from fasteraa_transforms.relaxed import RelaxedPolicy
+from fasteraa_transforms.search.data.table import find_dataset
 from fasteraa_transforms.search.settings import GROUPS
 
 
@@ -67,7 +68,7 @@ def _random(case: Case) -> Policy:
 
 
 def _autoaugment(case: Case) -> Policy:
-    kind = {"svhn": "SVHN", "imagenet": "IMAGENET"}.get(case.dataset, "CIFAR10")
+    kind = find_dataset(case.dataset).autoaugment
     return Policy.from_autoaugment(getattr(v2.AutoAugmentPolicy, kind))
 
 

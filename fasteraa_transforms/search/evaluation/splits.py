@@ -3,74 +3,16 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
 
 import torch
-import torchvision
 
 from fasteraa_transforms.policy import Policy
 from fasteraa_transforms.search.data.crop import Crop
-from fasteraa_transforms.search.data.images import (
-    FOLDER_RECIPE,
-    RECIPES,
-    ImageSet,
-    MapDataset,
-    load_images,
-    open_dataset,
-)
+from fasteraa_transforms.search.data.images import ImageSet
+from fasteraa_transforms.search.data.load import load_images
+from fasteraa_transforms.search.data.samples import MapDataset
+from fasteraa_transforms.search.data.table import find_dataset
 from fasteraa_transforms.search.evaluation.settings import TrainingSettings
-
-
-def open_splits(
-    name: str, *, data_dir: str | Path = "data", download: bool = False
-) -> tuple[MapDataset, MapDataset | None]:
-    """The training and the test split of a named dataset or of a folder of images.
-
-    Args:
-        name: as for `open_dataset`; or a folder that holds ``train`` and ``test`` or ``val``, each laid out as
-            torchvision's ImageFolder.
-        data_dir: where torchvision finds or puts its files.
-        download: whether torchvision may download them.
-
-    Returns:
-        Both, or all images and None where there is no official test split (digits, other folders).
-
-    Raises:
-        ValueError: neither a known name nor a folder, the files are not there, the splits have different classes, or
-            images can only be iterated over.
-    """
-    folder = Path(name)
-    parts = [folder / part for part in ("test", "val") if (folder / part).is_dir()]
-    if name not in RECIPES and parts and (folder / "train").is_dir():
-        train, test = (_open(str(part)) for part in (folder / "train", parts[0]))
-        ours, theirs = (getattr(split, "classes", None) for split in (train, test))
-        if ours != theirs:
-            raise ValueError(f"train and {parts[0].name} of {name!r} should have the same classes, but they differ")
-        return train, test
-    train, root = _open(name, data_dir=data_dir, download=download), str(data_dir)
-    try:
-        match name:
-            case "cifar10":
-                return train, torchvision.datasets.CIFAR10(root, train=False)
-            case "cifar100":
-                return train, torchvision.datasets.CIFAR100(root, train=False)
-            case "svhn":
-                return train, torchvision.datasets.SVHN(root, split="test", download=download)
-            case "imagenet":
-                return train, torchvision.datasets.ImageNet(root, split="val")
-    except (RuntimeError, FileNotFoundError) as error:
-        raise ValueError(
-            f"the test images of {name} were not found in {root!r} ({str(error).splitlines()[0]})"
-        ) from error
-    return train, None
-
-
-def _open(name: str, **options: Any) -> MapDataset:
-    dataset = open_dataset(name, **options)
-    if not hasattr(dataset, "__getitem__"):
-        raise ValueError(f"{name} should be a map-style dataset, but got a {type(dataset).__name__} instead")
-    return cast(MapDataset, dataset)
 
 
 @dataclass(frozen=True)
@@ -104,7 +46,7 @@ class Splits:
         name: of the data set, whose recipe is the default of what ``settings`` leaves open.
         dataset: the training split, or all images.
         test: the test split; if None, the images that are not trained on.
-        settings: with ``padding`` and ``flip`` set.
+        settings: of the trainings.
         device: where the images are held.
 
     Raises:
@@ -120,10 +62,9 @@ class Splits:
         device: torch.device,
     ) -> None:
         self.name, self.dataset, self.test, self.settings, self.device = name, dataset, test, settings, device
-        recipe = RECIPES.get(name, FOLDER_RECIPE)
-        side = settings.image_size
-        self.size = recipe.image_size if side is None else (side, side)
-        self.margin = recipe.margin
+        self.preparation = find_dataset(name).preparation.changed(
+            image_size=settings.image_size, padding=settings.padding, flip=settings.flip
+        )
         self._kept: tuple[int, Split] | None = None
 
     def of(self, seed: int) -> Split:
@@ -138,7 +79,7 @@ class Splits:
 
     def _load(self, seed: int) -> Split:
         settings = self.settings
-        held = None if self.size is None else (self.size[0] + self.margin, self.size[1] + self.margin)
+        held = self.preparation.held_size
         everything = load_images(self.dataset, size=held, seed=seed)
         if everything.has_masks:
             raise ValueError("an evaluation takes a label for each image, but the dataset has masks")
@@ -151,9 +92,7 @@ class Splits:
             )
         train, rest = (everything.subset(part) for part in torch.arange(total).split([count, total - count]))
         test = rest if self.test is None else self._load_test(self.test, held, everything)
-        size = self.size or (train.images.shape[-2], train.images.shape[-1])
-        assert settings.padding is not None
-        crop = Crop(size, settings.padding, bool(settings.flip))
+        crop = self.preparation.crop((train.images.shape[-2], train.images.shape[-1]))
         return Split(train.to(self.device), test.to(self.device), crop)
 
     def _load_test(self, dataset: MapDataset, held: tuple[int, int] | None, train: ImageSet) -> ImageSet:

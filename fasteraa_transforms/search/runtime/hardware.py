@@ -1,5 +1,6 @@
 """Facts about the machine: its processor, the device of a run, what the device computes fast."""
 
+import os
 import platform
 from pathlib import Path
 
@@ -61,3 +62,16 @@ def computes_in_bfloat16(device: torch.device) -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def memory() -> int | None:
+    """Bytes of the machine's memory; None where the system does not tell.
+
+    Example:
+        >>> memory() is None or memory() > 2**28
+        True
+    """
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
