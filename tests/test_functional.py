@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
@@ -472,6 +473,46 @@ def test_what_is_no_float_tensor_is_refused(images: Any, found: str) -> None:
         functional.invert(images)
     with pytest.raises(TypeError, match=wording):
         functional.apply_operation("rotate", images, 0.5, interpolation=NEAREST, fill=0.0)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_function_refuses_what_is_no_float_tensor(name: str) -> None:
+    for images, found in (
+        (Image.new("RGB", (4, 4)), "Image"),
+        (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), "torch.uint8"),
+    ):
+        with pytest.raises(TypeError, match=rf"^images should be a float tensor .*, but got {found} instead$"):
+            public(name, images, 0.5)
+    with pytest.raises(ValueError, match=r"^images should have the shape \[B, C, H, W\], but got \[3, 4, 4\] instead$"):
+        public(name, torch.zeros(3, 4, 4), 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@each_form
+def test_what_is_not_finite_is_taken_for_0_or_1(
+    name: str, interpolation: InterpolationMode | None, dtype: torch.dtype
+) -> None:
+    clean, magnitude = noise(3, 3, 9, 8).to(dtype), magnitudes(name, 3)
+    for value, instead in ((math.nan, 0.0), (math.inf, 1.0), (-math.inf, 0.0)):
+        images, expected = clean.clone(), clean.clone()
+        images[:, 1, 4, 5], expected[:, 1, 4, 5] = value, instead
+        takes = keywords(name, images, interpolation)
+        leaf, slope = images.requires_grad_(), magnitude.clone().requires_grad_()
+        found = public(name, leaf, slope, **takes)
+        if "partner" in takes:
+            takes["partner"] = expected.flip(2, 3)
+        assert torch.equal(found, public(name, expected, magnitude, **takes))
+        found.float().square().sum().backward()
+        assert leaf.grad.isfinite().all()
+        assert slope.grad is None or slope.grad.isfinite().all()
+
+
+def test_no_fill_is_a_fill_of_0() -> None:
+    images = noise(1, 3, 9, 9)
+    assert torch.equal(functional.rotate(images, 0.5, fill=None), functional.rotate(images, 0.5))
+    assert torch.equal(functional.rotate(images, 0.5, fill=[0.2]), functional.rotate(images, 0.5, fill=0.2))
+    with pytest.raises(TypeError, match=r"^fill should be a number or a sequence .*, but got 'grey' instead$"):
+        functional.rotate(images, 0.5, fill="grey")
 
 
 @pytest.mark.parametrize("shape", [[], [4], [3, 4, 4], [1, 2, 3, 4, 4]])

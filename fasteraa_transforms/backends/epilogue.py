@@ -74,11 +74,21 @@ class Epilogue:
         result = result.to(self.dtype)
         return result.contiguous(memory_format=self.memory_format) if result.ndim == 4 else result
 
-    @functools.lru_cache(maxsize=64)  # noqa: B019 - an epilogue is a few numbers, and the cache is bounded
     def levels(self, channels: int, device: torch.device) -> Tensor:
-        """What each level of a uint8 image becomes, [channels, 256] on a device; kept, so that it is copied once."""
-        every = torch.arange(256, dtype=torch.uint8).expand(channels, 1, 256)
-        return self(every).reshape(channels, 256).contiguous().to(device)
+        """What each level of a uint8 image becomes, [channels, 256] on a device."""
+        make = _kept_levels if channels <= _KEPT_CHANNELS else _levels
+        return make(self, channels, device)
+
+
+_KEPT_CHANNELS = 32  # up to which the levels are kept, so that they are copied to the device once: 64 KiB in float64
+
+
+def _levels(epilogue: Epilogue, channels: int, device: torch.device) -> Tensor:
+    every = torch.arange(256, dtype=torch.uint8).expand(channels, 1, 256)
+    return epilogue(every).reshape(channels, 256).contiguous().to(device)
+
+
+_kept_levels = functools.lru_cache(maxsize=64)(_levels)
 
 
 def finish(images: Tensor, epilogue: Epilogue | None) -> Tensor:

@@ -37,6 +37,8 @@ _NEAREST = InterpolationMode.NEAREST  # to look up a member of an enumeration ta
 # 64 MiB hold 147 matrices for images of 224 × 224, or 6553 for images of 32 × 32.
 sources = SourceCache(2**26)
 
+_KEPT_OFFSETS = 2**12  # channels of a batch up to which `_offsets` is remembered, 32 KiB
+
 # --- geometry ---------------------------------------------------------------------------------------------------------
 
 
@@ -190,9 +192,15 @@ def _look_up(images: Images, tables: Sequence[bytes]) -> Images:
     return np.frombuffer(mapped, dtype=np.uint8).reshape(images.shape)
 
 
+def _histogram_offsets(n: int, channels: int) -> NDArray[np.int64]:
+    """The number of bins before those of each channel of each image, [N, C, 1, 1]."""
+    offsets = _offsets(n * channels) if n * channels <= _KEPT_OFFSETS else _offsets.__wrapped__(n * channels)
+    return offsets.reshape(n, channels, 1, 1)
+
+
 @functools.lru_cache(maxsize=64)
-def _histogram_offset(n: int, channels: int) -> NDArray[np.int64]:
-    return 256 * np.arange(n * channels, dtype=np.int64).reshape(n, channels, 1, 1)
+def _offsets(count: int) -> NDArray[np.int64]:
+    return 256 * np.arange(count, dtype=np.int64)
 
 
 def levels(table: Callable[[float], bytes]) -> Form:
@@ -242,7 +250,7 @@ def equalize(images: Images, parameter: Parameters, extras: Extras) -> Images:
         counts = [Image.frombuffer("L", (width, height), plane, "raw", "L", 0, 1).histogram() for plane in planes]
         levels = _arithmetic.equalize_levels(np.array(counts).reshape(-1, 256), height * width)
         return _look_up(images, [table.tobytes() for table in levels])
-    index = images + _histogram_offset(n, channels)
+    index = images + _histogram_offsets(n, channels)
     histograms = np.bincount(index.reshape(-1), minlength=n * channels * 256).reshape(n * channels, 256)
     return _arithmetic.equalize_levels(histograms, height * width).take(index)
 

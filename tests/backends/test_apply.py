@@ -1,6 +1,7 @@
 """A plan applied to images: against Pillow stage by stage, a batch against its images one by one, and refusals."""
 
 import tracemalloc
+import types
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-from fasteraa_transforms import OPERATIONS, Plan, Policy, apply
+from fasteraa_transforms import OPERATIONS, Epilogue, Plan, Policy, apply, backends
 from fasteraa_transforms.backends import cpu
+from fasteraa_transforms.backends.epilogue import finish
 from fasteraa_transforms.operations import Extras
 
 NEAREST, BILINEAR = InterpolationMode.NEAREST, InterpolationMode.BILINEAR
@@ -316,6 +318,67 @@ def test_one_image_has_no_partner(photographs: Photographs) -> None:
         assert torch.equal(apply(image / 255, plan), 1 - image / 255)
 
 
+# --- NaN, infinities, and the ends of the range -----------------------------------------------------------------------
+
+NOT_FINITE = {float("nan"): 0.0, float("inf"): 1.0, -float("inf"): 0.0}  # and what is taken in its place
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("interpolation", [NEAREST, BILINEAR], ids=["nearest", "bilinear"])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_not_finite_is_taken_for_0_or_1(
+    photographs: Photographs, name: str, interpolation: InterpolationMode, dtype: torch.dtype
+) -> None:
+    operation = OPERATIONS[name]
+    magnitudes = [-1.0, -0.5, 0.0, 0.4, 1.0] if operation.signed else [0.0, 0.2, 0.5, 0.7, 1.0]
+    plan = plan_of(*([(name, float(operation.parameter(torch.tensor(m))), 1), ("invert",)] for m in magnitudes))
+    for channels in (1, 3):
+        clean = (crops(photographs, 5, channels, 13, 17) / 255).to(dtype)
+        for value, instead in NOT_FINITE.items():
+            images, expected = clean.clone(), clean.clone()
+            for n in range(5):
+                images[n, n % channels, 2 * n, 3 * n + 1], expected[n, n % channels, 2 * n, 3 * n + 1] = value, instead
+            result = apply(images, plan, interpolation=interpolation)
+            assert result.isfinite().all()
+            assert torch.equal(result, apply(expected, plan, interpolation=interpolation))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_an_image_that_nothing_happens_to_keeps_what_is_not_finite(dtype: torch.dtype) -> None:
+    images = torch.tensor(list(NOT_FINITE), dtype=dtype).expand(3, 1, 1, 3)
+    result = apply(images, plan_of([(None,)], [("invert",)], [("sample_pairing", 0.4, 2)]))
+    for n in (0, 2):
+        assert torch.equal(result[n].nan_to_num(7.0, 8.0, 9.0), torch.tensor([[[7.0, 8.0, 9.0]]], dtype=dtype))
+    assert result[1].flatten().tolist() == [1.0, 0.0, 1.0]
+    assert apply(images, plan_of(*[[(None,)]] * 3)).isnan().sum() == 3
+
+
+def test_gradients_of_what_is_not_finite_are_0() -> None:
+    images = torch.rand(17, 3, 6, 7)
+    images[:, 1, 2, 3] = torch.nan
+    images.requires_grad_()
+    plan = plan_of(*([(name, 0.6, 0)] for name in NAMES))
+    apply(images, plan, interpolation=BILINEAR).square().sum().backward()
+    assert images.grad.isfinite().all()
+    assert (images.grad[:, 1, 2, 3] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_bilinear_stays_in_the_range_of_the_image(dtype: torch.dtype) -> None:
+    angles = torch.linspace(-30, 30, 64, dtype=torch.float64).tolist()
+    plan = plan_of(*([("rotate", angle), ("shear_x", angle / 100)] for angle in angles))
+    for low, high in ((1.0, 1.0), (0.0, 1.0), (0.3, 0.7)):
+        images = (low + (high - low) * (torch.rand(64, 3, 32, 32) < 0.1)).to(dtype).requires_grad_()
+        for given in (images, images.detach()):
+            result = apply(given, plan, interpolation=BILINEAR, fill=high)
+            assert result.min() >= images.min()
+            assert result.max() <= images.max()
+    result.sum()
+    (gradient,) = torch.autograd.grad(apply(images, plan, interpolation=BILINEAR, fill=0.0).double().sum(), images)
+    assert gradient.min() >= 0
+    assert gradient.mean() > 0.5
+
+
 # --- layout, memory, metadata -----------------------------------------------------------------------------------------
 
 LAYOUTS = {
@@ -424,6 +487,33 @@ def test_fill_is_in_the_range_of_the_image() -> None:
     assert (apply(images, plan, fill=[7])[..., 7:] == 7).all()
     assert (apply(images, plan)[..., 7:] == 0).all()
     assert (apply(images, plan)[..., :7] == 255).all()
+
+
+def test_no_fill_is_a_fill_of_0(photographs: Photographs) -> None:
+    images, plan = crops(photographs, 1, 3, 20, 20), plan_of([("rotate", 17.0)])
+    for given in (images, images / 255, to_pil_image(images[0]), (images * 257).to(torch.uint16)):
+        found, expected = apply(given, plan, fill=None), apply(given, plan, fill=0)
+        assert torch.equal(found, expected) if isinstance(found, Tensor) else found == expected
+
+
+# --- backends ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_backend_is_a_module_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for images of 7 × 7 bytes, that inverts them and asks no operation."""
+    module = types.ModuleType("sevens")
+    module.takes = lambda images, plan: images.dtype == torch.uint8 and images.shape[-2:] == (7, 7)
+    module.run = lambda images, plan, extras, epilogue: finish(255 - images, epilogue)
+    monkeypatch.setattr(backends, "BACKENDS", [backends.Backend(module.takes, module.run), *backends.BACKENDS])
+
+    small, large = (torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8) for size in (7, 8))
+    plan = plan_of([("flip",)], [("flip",)])
+    assert torch.equal(apply(small, plan), 255 - small)
+    assert torch.equal(apply(small, plan, epilogue=Epilogue()), Epilogue()(255 - small))
+    assert torch.equal(apply(large, plan), large.flip(-1))
+    assert torch.equal(apply(small / 255, plan), small.flip(-1) / 255)
+    with pytest.raises(ValueError, match="the plan should have one row for each image, but has 2 for 1"):
+        apply(small[:1], plan)  # options are checked before any backend is asked
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

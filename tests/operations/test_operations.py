@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 from torchvision.transforms import InterpolationMode
 
-from fasteraa_transforms.backends import options
+from fasteraa_transforms.backends import options, schedule
 from fasteraa_transforms.operations import arithmetic as _arithmetic
 from fasteraa_transforms.operations import differentiable as _differentiable
 from fasteraa_transforms.operations import pillow as _pillow
@@ -639,6 +640,55 @@ def test_cache_is_shared_by_threads(sources: _sources.SourceCache) -> None:
     for n, pixels in enumerate(found):
         assert differing(pixels, found[n % 15]) == 0
     assert sources.bytes == sum(source.bytes for source in sources._sources.values()) <= sources.limit
+
+
+def test_cache_counts_what_its_entries_take() -> None:
+    # Of images of one pixel, the key and the objects are nearly all that there is to hold.
+    cache = _sources.SourceCache(2**20)
+    matrix_of = OPERATIONS["rotate"].kind.matrix
+    tracemalloc.start()
+    for n in range(4000):
+        degrees = n / 1000
+        cache.put((matrix_of, degrees, 1, 1), _sources.nearest_source(matrix_of(degrees, 1, 1), 1, 1))
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert 500 < len(cache) < 4000
+    assert held <= cache.bytes <= cache.limit
+
+
+@pytest.mark.parametrize("name", ["rotate", "translate_x", "brightness", "contrast"])
+def test_no_parameter_and_no_size_makes_caches_grow_for_ever(name: str, sources: _sources.SourceCache) -> None:
+    operation, rng = OPERATIONS[name], np.random.default_rng(0)
+    low, high = sorted((operation.weakest, operation.severest))
+
+    def use(count: int) -> None:
+        for _ in range(count):
+            shape = (1, int(rng.integers(1, 4)), *rng.integers(1, 9, 2).tolist())
+            images, value = rng.integers(0, 256, shape, dtype=np.uint8), float(rng.uniform(low, high))
+            operation.uint8(images, [value], Extras())
+            operation.pillow(Image.new("L", (3, 3)), value, Extras())
+
+    use(4500)
+    tracemalloc.start()
+    use(500)
+    grown = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert grown < 2**20  # what went in has pushed out as much, which was not traced
+
+
+def test_caches_are_bounded() -> None:
+    for module in (_arithmetic, _differentiable, _pillow, _uint8, options, schedule):
+        for name, value in vars(module).items():
+            if hasattr(value, "cache_info"):
+                assert value.cache_info().maxsize is not None, name
+
+
+def test_an_image_of_many_channels_is_not_remembered() -> None:
+    before = _uint8._offsets.cache_info().currsize
+    images = np.random.default_rng(0).integers(0, 256, (1, 70000, 2, 2), dtype=np.uint8)
+    result = _uint8.equalize(images, [0.0], Extras())
+    assert differing(result, images) == 0  # fewer than 256 pixels
+    assert _uint8._offsets.cache_info().currsize == before
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
