@@ -6,8 +6,10 @@ from typing import Any
 
 from fasteraa_transforms.search.evaluation.controls import CONTROLS
 from fasteraa_transforms.search.evaluation.record import Record
-from fasteraa_transforms.search.evaluation.table import errors_of, format_table
-from fasteraa_transforms.search.evaluation.verdict import verdict
+from fasteraa_transforms.search.evaluation.table import errors_of, format_table, table_cells
+from fasteraa_transforms.search.evaluation.verdict import reference_of, verdict
+from fasteraa_transforms.search.report.charts import standalone
+from fasteraa_transforms.search.report.comparison import comparison_page, error_chart
 
 HOW_TO_READ = (
     "Mean error ± deviation over the seeds; mean difference to a control by seed ± half of its 95 % interval "
@@ -64,3 +66,21 @@ class Summary:
 def publish(record: Record, summary: Summary, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write ``table.md``, ``evaluation.html`` and ``evaluation.svg``."""
     record.replace_text(record.table, summary.markdown(rows))
+    if not rows:
+        return
+    errors = errors_of(summary.ranked(rows))
+    reference = reference_of(errors, CONTROLS.keys())
+    chart = error_chart(errors, reference=reference, emphasised=[label for label in errors if label not in CONTROLS])
+    text = comparison_page(
+        summary.name,
+        verdict=summary.verdict(rows),
+        warnings=summary.peeked(rows),
+        chart=chart,
+        reference=reference,
+        cells=table_cells(summary.ranked(rows), summary.paper),
+        how_to_read=HOW_TO_READ,
+        described=summary.described,
+        command=summary.command,
+    )
+    record.replace_text(record.plot, standalone(chart))
+    record.replace_text(record.page, text)

@@ -37,6 +37,19 @@ def verdict(errors: Errors, controls: Collection[str]) -> list[str]:
     return [_sentence(errors, ranked[0], other, "" if other == "none" else "the next best")]
 
 
+def reference_of(errors: Errors, controls: Collection[str]) -> str:
+    """What the others are held against in a chart: the best control; without policies ``none``, if it is there.
+
+    Example:
+        >>> reference_of({"mine": {0: 1.0}, "none": {0: 3.0}, "cutout": {0: 2.0}}, ["none", "cutout"])
+        'cutout'
+    """
+    free = [label for label in errors if label in controls] or list(errors)
+    if len(free) == len(errors) and "none" in free:
+        return "none"
+    return min(free, key=lambda label: math.fsum(errors[label].values()) / len(errors[label]))
+
+
 def _sentence(errors: Errors, label: str, other: str, what: str) -> str:
     """How ``label`` stands against ``other``, of which ``what`` says what it is."""
     by_label = {each.label: each for each in compared_with(other, errors)}

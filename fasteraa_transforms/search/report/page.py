@@ -1,7 +1,6 @@
-"""The report of a run: one HTML page that holds all it shows, for a phone as for a wide screen."""
+"""The report of a search: what was kept and why, what was tried, what each operation does, the policy in pictures."""
 
-import base64
-import io
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -12,96 +11,265 @@ from torch import Tensor
 from fasteraa_transforms.backends import apply
 from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.policy import Candidate, Policy
-from fasteraa_transforms.policy.pictures import describe, tile
+from fasteraa_transforms.policy.pictures import describe
+from fasteraa_transforms.search.evaluation.statistics import Compared, compared_with
 from fasteraa_transforms.search.report import plots as pictures
+from fasteraa_transforms.search.report.charts import Bar, Points, bar_chart, in_words, operation_chart
+from fasteraa_transforms.search.report.html import code, dim, document, figure, table
 
 _ORIGINALS, _SAMPLES = 2, 3  # of each sub-policy: so many images, each so often augmented
-_SIDE = 96  # pixels of a picture
 _SHOWN = 25  # sub-policies in pictures; the table has all
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --dim: #59636e; --page: #fff; --box: #f6f8fa; --line: #d1d9e0; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6edf3; --dim: #9198a1; --page: #0d1117; --box: #151b23; --line: #3d444d; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 72rem; color: var(--ink); background: var(--page);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; line-height: 1.25; }
-h2 { font-size: 1.2rem; margin-top: 2rem; }
-h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
-.verdict { border: 1px solid var(--line); border-left: .4rem solid #bf8700; background: var(--box);
-  padding: .2rem 1rem; border-radius: .4rem; }
-.verdict p:first-child { font-weight: 600; }
-.dim, figcaption { color: var(--dim); }
-.curves { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); }
-.curves svg { width: 100%; height: auto; display: block; }
-.tiles { display: grid; gap: .4rem; grid-template-columns: repeat(4, minmax(0, 6rem)); }
-@media (min-width: 56rem) { .tiles { grid-template-columns: repeat(8, minmax(0, 6rem)); } }
-figure { margin: 0; }
-figure img { width: 100%; height: auto; display: block; image-rendering: pixelated; }
-figcaption { font-size: .7rem; line-height: 1.25; }
-.scroll { overflow: auto; width: fit-content; max-width: 100%; max-height: 40rem;
-  border: 1px solid var(--line); border-radius: .4rem; }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
-th, td { padding: .25rem .45rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.number, th.number { text-align: right; white-space: nowrap; }
-thead th { position: sticky; top: 0; background: var(--box); }
-"""
+Rows = Sequence[Mapping[str, Any]]
 
 
 def page(
     policy: Policy,
     *,
     verdict: Sequence[str],
-    metrics: Sequence[dict[str, Any]],
     images: Tensor,
+    metrics: Sequence[dict[str, Any]] = (),
+    race: Rows = (),
+    kept: str | None = None,
+    behind: Mapping[str, tuple[float, float]] | None = None,
+    curves: Mapping[str, Any] | None = None,
+    budget: float = 0.1,
+    tried: Mapping[str, Policy] | None = None,
+    next_step: str | None = None,
     source: Mapping[str, Any] | None = None,
 ) -> str:
     """The report of a run as HTML, with neither scripts nor anything from elsewhere.
 
+    Every section is left out where there is nothing to show in it.
+
     Args:
-        policy: what was found; its provenance is shown.
+        policy: what is kept; its provenance is shown. Of one that changes nothing there are no pictures.
         verdict: in plain words, a line a paragraph.
-        metrics: the rows of ``metrics.jsonl``.
-        images: uint8 [N, C, H, W] to show the policy on, the first two of them. Of more than three channels the first
+        images: uint8 [N, C, H, W] to show policies on, the first two of them. Of more than three channels the first
             three are shown, of two the first.
+        metrics: the rows of ``metrics.jsonl``, of an adversarial search.
+        race: rows with ``contender``, ``replicate``, ``error`` in [0, 1] on held-out images, and ``loss``.
+        kept: the contender that is kept; that of the smallest error if None.
+        behind: error of each contender minus that of the kept one and half of its interval, both in [0, 1]; by the
+            paired differences of ``race`` if None.
+        curves: ``clean`` accuracy in [0, 1], and ``points`` of each operation: what `operation_sections` takes.
+        budget: fraction of the accuracy that an operation may lose.
+        tried: policies that were tried, by name; shown where ``policy`` changes nothing.
+        next_step: a command to go on with.
         source: how the dataset was opened.
+
+    Example:
+        >>> flip = {"operation": "flip", "weight": 1, "probability": 0.5}
+        >>> images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+        >>> "Keep it." in page(Policy([[[flip]]], name="mine"), verdict=["Keep it."], images=images)
+        True
     """
-    title = escape(f"Search of {policy.name}")
     provenance = dict(policy.provenance)
     facts = {"source": dict(source or {}), **{key: provenance[key] for key in provenance if key != "diagnosis"}}
-    shares = [row["share"] for row in metrics if row["kind"] == "epoch"]
-    # Of the policy that was kept, which need not be that of the last epoch.
-    kept: Any = provenance.get("diagnosis") or {}
-    final = kept.get("share_end", shares[-1])
+    settings = list(_flat(facts))
+    sections = [
+        *([] if next_step is None else [code(next_step)]),
+        *(race_sections(race, kept, behind) if race else []),
+        *(operation_sections(curves, budget) if curves else []),
+        *(_tried(tried or {}, images) if changes_nothing(policy) else _pictures(policy, images)),
+        *(_course(policy, metrics) if metrics else []),
+        *_policy_table(policy),
+        *(["<h2>Settings and versions</h2>", table(("setting", "value"), settings)] if settings else []),
+    ]
+    return document(f"Search of {policy.name}", verdict, sections)
+
+
+def changes_nothing(policy: Policy) -> bool:
+    """Whether a policy leaves every image as it is.
+
+    Example:
+        >>> changes_nothing(Policy([[[{"operation": "flip", "weight": 1, "probability": 0}]]]))
+        True
+    """
+    return all(each.probability == 0 for sub_policy in policy.sub_policies for stage in sub_policy for each in stage)
+
+
+# --- the race ---------------------------------------------------------------------------------------------------------
+
+
+def race_sections(
+    rows: Rows, kept: str | None = None, behind: Mapping[str, tuple[float, float]] | None = None
+) -> list[str]:
+    """Bars of held-out errors with intervals, and the numbers as a table; arguments as of `page`."""
+    errors: dict[str, dict[int, float]] = {}
+    losses: dict[str, list[float]] = {}
+    for row in rows:
+        errors.setdefault(row["contender"], {})[row["replicate"]] = 100 * row["error"]
+        losses.setdefault(row["contender"], []).append(row["loss"])
+    most = max(map(len, errors.values()))
+    means = {name: statistics.fmean(values.values()) for name, values in errors.items()}
+    if kept not in errors:
+        kept = min((name for name in errors if len(errors[name]) == most), key=means.__getitem__)
+    compared = sorted(compared_with(kept, errors), key=lambda each: (each.label != kept, each.mean))
+    intervals = {each.label: _interval(each, kept, behind) for each in compared}
+    bars = [
+        Bar(
+            each.label,
+            each.mean,
+            each.values,
+            None if intervals[each.label] is None else intervals[each.label][1],  # type: ignore[index]
+            _difference(intervals[each.label]),
+            emphasised=each.label == kept,
+        )
+        for each in compared
+    ]
+    chart = bar_chart(bars, reference=means[kept], title=f"Errors on held-out images; {kept} is kept")
+    return [
+        "<h2>What was tried</h2>",
+        f'<div class="bars">{chart}</div>',
+        dim(
+            "Errors on images that the networks were not trained on: the mean, and small each network's. The dashed "
+            f"line is {kept}. Behind a mean stand the paired difference to it and its 95 % interval, in points; a bar "
+            "that does not reach the line is told apart."
+        ),
+        table(
+            ("contender", "networks", "error, %", f"− {kept}", "cross entropy"),
+            (
+                (
+                    each.label,
+                    len(each.values),
+                    _mean(each.values),
+                    _difference(intervals[each.label]),
+                    f"{statistics.fmean(losses[each.label]):.3f}",
+                )
+                for each in compared
+            ),
+            numbers=(1, 2, 3, 4),
+        ),
+    ]
+
+
+def _interval(
+    compared: Compared, kept: str, behind: Mapping[str, tuple[float, float]] | None
+) -> tuple[float, float | None] | None:
+    """Difference to the kept contender and half of its interval, in percentage points; None for itself."""
+    if compared.label == kept:
+        return None
+    if behind is not None and compared.label in behind:
+        mean, width = behind[compared.label]
+        return 100 * mean, 100 * width
+    if compared.difference is None:
+        return None
+    return compared.difference.mean, compared.difference.half_width if compared.difference.n > 1 else None
+
+
+def _difference(interval: tuple[float, float | None] | None) -> str:
+    if interval is None:
+        return ""
+    mean, width = interval
+    text = f"{mean:+.2f}" if width is None else f"{mean:+.2f} ± {width:.2f}"
+    return text.replace("-", "−")
+
+
+def _mean(values: Sequence[float]) -> str:
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{deviation}"
+
+
+# --- the operations ---------------------------------------------------------------------------------------------------
+
+
+def operation_sections(curves: Mapping[str, Any], budget: float = 0.1) -> list[str]:
+    """What each operation does to the classes: accuracy against magnitude, a small chart for each.
+
+    Args:
+        curves: ``clean``, the accuracy on images as they are, in [0, 1]; ``points``, by operation a list of
+            ``magnitude`` (None for an operation without one), ``accuracy`` and ``displacement``; and, if it is there,
+            ``words``, by operation what is said of it.
+        budget: fraction of the accuracy that an operation may lose.
+    """
+    clean, points = float(curves["clean"]), curves["points"]
+    words: dict[str, str] = {
+        name: curves.get("words", {}).get(name) or in_words(each, clean, budget) for name, each in points.items()
+    }
+    charts = (
+        operation_chart(name, each, clean=clean, budget=budget, words=words[name]) for name, each in points.items()
+    )
+    return [
+        "<h2>What each operation does to the classes</h2>",
+        dim(
+            "A network that was trained without augmentation looks at images that it has not seen, augmented by one "
+            f"operation. Dashed: what it gets right of the images as they are, {clean:.1%}. Solid line: the "
+            f"{clean * (1 - budget):.1%} that are left where {budget:.0%} of that may be lost. Across: the magnitude."
+        ),
+        f'<div class="small">{"".join(f"<div>{chart}</div>" for chart in charts)}</div>',
+        dim("The same in numbers: accuracy in %, by magnitude; displacement: mean change of a pixel, of 1."),
+        table(
+            ("operation", "what it does", "accuracy, %", "displacement"),
+            ((name, words[name], _accuracies(each), _largest(each)) for name, each in points.items()),
+            numbers=(3,),
+        ),
+    ]
+
+
+def _accuracies(points: Points) -> str:
+    return ", ".join(
+        f"{100 * point['accuracy']:.1f}"
+        if point["magnitude"] is None
+        else f"{point['magnitude']:g}: {100 * point['accuracy']:.1f}"
+        for point in points
+    )
+
+
+def _largest(points: Points) -> str:
+    return f"{max(point['displacement'] for point in points):.3f}"
+
+
+# --- the policy -------------------------------------------------------------------------------------------------------
+
+
+def _pictures(policy: Policy, images: Tensor) -> Iterable[str]:
+    """Originals, and beside each what a sub-policy makes of it."""
     shown = min(len(policy), _SHOWN)
-    parts = [
-        f"<h1>{title}</h1>",
-        '<section class="verdict">',
-        *(f"<p>{escape(line)}</p>" for line in verdict),
-        "</section>",
-        "<h2>Curves</h2>",
-        '<div class="curves">',
-        *(
-            f'<div role="img" aria-label="curves: {name}">{pictures.curve_svg(metrics, name)}</div>'
-            for name in pictures.PANELS
-        ),
-        "</div>",
-        "<h2>Operations</h2>",
-        '<p class="dim">Share: selection × probability, mean over all stages, at the start and at the end.</p>',
-        _table(
-            ("operation", "start", "end", "change"),
-            ((name, *_change(shares[0][name], final[name])) for name in shares[0]),
-            numbers=(1, 2, 3),
-        ),
-        "<h2>The policy in pictures</h2>",
-        f'<p class="dim">{shown} of {len(policy)} sub-policies. Each image draws one of them, with equal chance. '
-        "A dash: the stage left the image as it was.</p>",
-        *_pictures(policy, images, shown),
+    yield "<h2>The policy in pictures</h2>"
+    yield dim(
+        f"{shown} of {len(policy)} sub-policies. Each image draws one of them, with equal chance. A dash: the stage "
+        "left the image as it was."
+    )
+    generator = torch.Generator().manual_seed(0)
+    originals = images[:_ORIGINALS]
+    for i, sub_policy in enumerate(policy.sub_policies[:shown]):
+        yield f"<h3>Sub-policy {i}</h3>"
+        yield _tiles(Policy([sub_policy]), originals, generator)
+
+
+def _tried(tried: Mapping[str, Policy], images: Tensor) -> Iterable[str]:
+    """What the policies that were not kept make of images."""
+    if not tried:
+        return
+    yield "<h2>What was tried, in pictures</h2>"
+    yield dim("No augmentation is kept. These policies were tried beside it.")
+    for name, policy in tried.items():
+        if changes_nothing(policy):
+            continue
+        yield f"<h3>{escape(name)}</h3>"
+        yield _tiles(policy, images[:_ORIGINALS], torch.Generator().manual_seed(0))
+
+
+def _tiles(policy: Policy, originals: Tensor, generator: torch.Generator) -> str:
+    """A row of pictures: each original, then what the policy makes of it."""
+    batch = originals.repeat(_SAMPLES, 1, 1, 1)  # image by image in turn, so that partners are mostly others
+    plan = policy.sample(len(batch), generator=generator)
+    augmented = apply(batch, plan)
+    figures = []
+    for j, original in enumerate(originals):
+        figures.append(figure(original, ["original"]))
+        figures += [figure(augmented[k], describe(plan, k)) for k in range(j, len(batch), len(originals))]
+    return f'<div class="tiles">{"".join(figures)}</div>'
+
+
+def _policy_table(policy: Policy) -> list[str]:
+    if changes_nothing(policy):
+        return []
+    return [
         "<h2>The policy as a table</h2>",
-        '<p class="dim">A stage chooses one of its operations, then applies it with the probability.</p>',
-        _table(
+        dim("A stage chooses one of its operations, then applies it with the probability."),
+        table(
             ("sub-policy", "stage", "operation", "chosen", "probability", "magnitude", "that is"),
             (
                 (i, k, each.operation, f"{each.weight:.1%}", f"{each.probability:.2f}", *magnitude_text(each))
@@ -111,39 +279,7 @@ def page(
             ),
             numbers=(0, 1, 3, 4, 5, 6),
         ),
-        "<h2>Settings and versions</h2>",
-        _table(("setting", "value"), _flat(facts)),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # A second line of defence behind the escaping: the page can load and run nothing.
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n"
-        f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body>\n</html>\n"
-    )
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequence[int] = ()) -> str:
-    """A table in a box of its own, in which it scrolls; the columns ``numbers`` are set flush right."""
-    kinds = [' class="number"' if i in numbers else "" for i in range(len(head))]
-    lines = [
-        "<tr>" + "".join(f"<td{kind}>{escape(str(cell))}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
-        for row in rows
-    ]
-    titles = "".join(f"<th{kind}>{escape(name)}</th>" for kind, name in zip(kinds, head, strict=True))
-    # tabindex: a box that scrolls has to be reachable by keyboard.
-    return (
-        f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{titles}</tr></thead>\n<tbody>\n'
-        + "\n".join(lines)
-        + "\n</tbody></table></div>"
-    )
-
-
-def _change(start: float, end: float) -> tuple[str, str, str]:
-    return f"{start:.4f}", f"{end:.4f}", f"{end / start - 1:+.0%}" if start else "-"
 
 
 def magnitude_text(candidate: Candidate) -> tuple[str, str]:
@@ -161,34 +297,34 @@ def magnitude_text(candidate: Candidate) -> tuple[str, str]:
     return f"{candidate.magnitude:.2f}", f"{text} {operation.unit}"
 
 
-def _pictures(policy: Policy, images: Tensor, shown: int) -> Iterable[str]:
-    """Originals, and beside each what a sub-policy makes of it, for the first ``shown`` ones."""
-    generator = torch.Generator().manual_seed(0)
-    originals = images[:_ORIGINALS]
-    # Image by image in turn, so that partners are mostly others.
-    batch = originals.repeat(_SAMPLES, 1, 1, 1)
-    for i, sub_policy in enumerate(policy.sub_policies[:shown]):
-        plan = Policy([sub_policy]).sample(len(batch), generator=generator)
-        augmented = apply(batch, plan)
-        yield f"<h3>Sub-policy {i}</h3>"
-        yield '<div class="tiles">'
-        for j, original in enumerate(originals):
-            yield _figure(original, ["original"])
-            for k in range(j, len(batch), len(originals)):
-                yield _figure(augmented[k], describe(plan, k))
-        yield "</div>"
+# --- the adversarial search -------------------------------------------------------------------------------------------
 
 
-def _figure(image: Tensor, lines: Sequence[str]) -> str:
-    """A picture with lines below it."""
-    file = io.BytesIO()
-    tile(image[: 3 if len(image) >= 3 else 1], _SIDE).save(file, "PNG", optimize=True)
-    data = base64.b64encode(file.getvalue()).decode()
-    caption = "<br>".join(escape(line).replace("_", "_<wbr>") for line in lines)
-    return (
-        f'<figure><img alt="{escape(", ".join(lines))}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
+def _course(policy: Policy, metrics: Sequence[dict[str, Any]]) -> list[str]:
+    """Curves of an adversarial search, and how much it made of each operation."""
+    shares = [row["share"] for row in metrics if row["kind"] == "epoch"]
+    # Of the policy that was kept, which need not be that of the last epoch.
+    kept: Any = policy.provenance.get("diagnosis") or {}
+    final = kept.get("share_end", shares[-1])
+    return [
+        "<h2>The adversarial search</h2>",
+        '<div class="curves">',
+        *(
+            f'<div role="img" aria-label="curves: {name}">{pictures.curve_svg(metrics, name)}</div>'
+            for name in pictures.PANELS
+        ),
+        "</div>",
+        dim("Share: selection × probability, mean over all stages, at the start and at the end."),
+        table(
+            ("operation", "start", "end", "change"),
+            ((name, *_change(shares[0][name], final[name])) for name in shares[0]),
+            numbers=(1, 2, 3),
+        ),
+    ]
+
+
+def _change(start: float, end: float) -> tuple[str, str, str]:
+    return f"{start:.4f}", f"{end:.4f}", f"{end / start - 1:+.0%}" if start else "-"
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:

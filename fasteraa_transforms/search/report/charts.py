@@ -1,0 +1,225 @@
+"""Charts as SVG, drawn for the width of a phone: bars with intervals, and what an operation does to the classes.
+
+Text stays text, in the colour of the page. One unit is a pixel where the page is as narrow as a phone.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+ACCENT, LINE = "#2f81f7", "#bf8700"
+"""Colours that can be told from a white and from a black page: what is looked at, and what it is compared with."""
+
+STILL = 0.01
+"""An operation that displaces images by less, on average over pixels in [0, 1], changes nothing."""
+
+_WIDTH, _ROW = 360, 34  # of a chart of bars, and the height of a bar with its label
+_LABEL = 30  # characters of a label that have room
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One row of a chart of errors.
+
+    Attributes:
+        label: what it is called.
+        mean: where its mark is, in percent.
+        values: single values, shown small; in percent.
+        half_width: of the interval around the mean; None or infinite for none.
+        note: right of the label, behind the mean.
+        emphasised: whether it is the one that the page is about.
+    """
+
+    label: str
+    mean: float
+    values: Sequence[float] = ()
+    half_width: float | None = None
+    note: str = ""
+    emphasised: bool = False
+
+
+def bar_chart(bars: Sequence[Bar], *, reference: float | None = None, title: str = "errors") -> str:
+    """Errors with their intervals, one row each, as an SVG element.
+
+    Args:
+        bars: from the first row to the last.
+        reference: where a line goes through all rows, in percent: what the intervals are to be held against.
+        title: what is read in the place of the chart.
+
+    Example:
+        >>> svg = bar_chart([Bar("none", 9.1, (9.0, 9.2)), Bar("mine", 7.2, half_width=0.4)], reference=9.1)
+        >>> svg.startswith("<svg"), "7.20 %" in svg
+        (True, True)
+    """
+    low, high = _range(bars)
+    ticks = _ticks(low, high)
+
+    def x(value: float) -> float:
+        return 8 + (_WIDTH - 16) * (min(max(value, low), high) - low) / (high - low)
+
+    bottom = _ROW * len(bars) + 6
+    parts = [_grid(x(tick), bottom, f"{tick:g} %") for tick in ticks]
+    if reference is not None:
+        parts.append(f'<path d="M{x(reference):.1f} 2V{bottom}" stroke="{LINE}" stroke-dasharray="4 3"/>')
+    for i, bar in enumerate(bars):
+        top, colour = _ROW * i, ACCENT if bar.emphasised else "currentColor"
+        y = top + 24
+        name = bar.label if len(bar.label) <= _LABEL else f"{bar.label[: _LABEL - 1]}…"
+        weight = ' font-weight="600"' if bar.emphasised else ""
+        value = f"{bar.mean:.2f} %{f' {bar.note}' if bar.note else ''}"
+        parts.append(f'<g><title>{escape(bar.label)}</title><text x="8" y="{top + 14}"{weight}>{escape(name)}</text>')
+        parts.append(f'<text x="{_WIDTH - 8}" y="{top + 14}" text-anchor="end"{weight}>{escape(value)}</text>')
+        parts += [f'<circle cx="{x(each):.1f}" cy="{y}" r="2" fill="{colour}" opacity=".45"/>' for each in bar.values]
+        if ends := _ends(bar):
+            parts.append(f'<path d="M{x(ends[0]):.1f} {y}H{x(ends[1]):.1f}" stroke="{colour}" stroke-width="2"/>')
+            # A stop at an end that is there, none at one beyond the chart.
+            stops = "".join(f"M{x(end):.1f} {y - 4}V{y + 4}" for end in ends if low < end < high)
+            parts.append(f'<path d="{stops}" stroke="{colour}" stroke-width="1.5"/>')
+        parts.append(f'<circle cx="{x(bar.mean):.1f}" cy="{y}" r="4.5" fill="{colour}"/></g>')
+    return _svg(_WIDTH, bottom + 18, title, parts)
+
+
+def _ends(bar: Bar) -> tuple[float, ...]:
+    width = bar.half_width
+    return () if width is None or not math.isfinite(width) else (bar.mean - width, bar.mean + width)
+
+
+def _grid(x: float, bottom: float, text: str) -> str:
+    anchor = "start" if x < 24 else "end" if x > _WIDTH - 24 else "middle"
+    return (
+        f'<path d="M{x:.1f} 0V{bottom}" stroke="currentColor" opacity=".15"/>'
+        f'<text x="{x:.1f}" y="{bottom + 14}" text-anchor="{anchor}" opacity=".75">{text}</text>'
+    )
+
+
+def _range(bars: Sequence[Bar]) -> tuple[float, float]:
+    """Ends of the axis: beyond all values, and beyond intervals unless they are much wider than these."""
+    values = [value for bar in bars for value in (bar.mean, *bar.values)]
+    low, high = min(values), max(values)
+    room = max(high - low, 0.2)
+    ends = [end for bar in bars for end in _ends(bar)]
+    low = max(min([low, *ends]), low - room / 2) - 0.06 * room
+    high = min(max([high, *ends]), high + room / 2) + 0.06 * room
+    return max(low, -0.02 * high), high
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """A few round numbers between two."""
+    step = next(each for each in _steps() if (high - low) / each <= 5)
+    first = math.ceil(low / step)
+    return [round(step * i, 10) for i in range(first, math.floor(high / step) + 1)]
+
+
+def _steps() -> Any:
+    exponent = -3
+    while True:
+        yield from (factor * 10.0**exponent for factor in (1, 2, 5))
+        exponent += 1
+
+
+def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{escape(title)}" font-family="system-ui, sans-serif" font-size="11.5" fill="currentColor">'
+        + "".join(parts)
+        + "</svg>"
+    )
+
+
+def standalone(svg: str) -> str:
+    """A chart as a file of its own, on white."""
+    head, _, rest = svg.partition(">")
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{head} style="background:#fff;color:#1b1f24">{rest}\n'
+
+
+# --- what an operation does to the classes ----------------------------------------------------------------------------
+
+Points = Sequence[Mapping[str, Any]]
+"""Of one operation, by magnitude: magnitude (None for an operation without one), accuracy, displacement."""
+
+
+def in_words(points: Points, clean: float, budget: float) -> str:
+    """What an operation does to images and to their classes.
+
+    Args:
+        points: by magnitude.
+        clean: accuracy on the images as they are, in [0, 1].
+        budget: fraction of it that may be lost.
+
+    Example:
+        >>> points = [{"magnitude": m, "accuracy": a, "displacement": 0.1} for m, a in ((0.5, 0.9), (1.0, 0.3))]
+        >>> in_words(points, 0.93, 0.1), in_words(points[1:], 0.93, 0.1)
+        ('keeps the classes up to magnitude 0.5', 'breaks the classes')
+    """
+    if max(point["displacement"] for point in points) < STILL:
+        return "changes nothing here"
+    kept = None
+    for point in points:
+        if point["accuracy"] < clean * (1 - budget):
+            break
+        kept = point
+    if kept is None:
+        return "breaks the classes"
+    return "keeps the classes" if kept is points[-1] else f"keeps the classes up to magnitude {kept['magnitude']:g}"
+
+
+def operation_chart(operation: str, points: Points, *, clean: float, budget: float, words: str) -> str:
+    """Accuracy against magnitude for one operation, as a small SVG element with its words below.
+
+    Args:
+        operation: its name.
+        points: by magnitude.
+        clean: accuracy on the images as they are, a dashed line.
+        budget: fraction of it that may be lost, drawn as a line.
+        words: what the operation does.
+
+    Example:
+        >>> points = [{"magnitude": None, "accuracy": 0.2, "displacement": 0.5}]
+        >>> "breaks the classes" in operation_chart("invert", points, clean=0.9, budget=0.1, words="breaks the classes")
+        True
+    """
+    left, right, top, bottom = 30, 166, 20, 88
+
+    def x(magnitude: float | None) -> float:
+        return (left + right) / 2 if magnitude is None else left + (right - left) * magnitude
+
+    def y(accuracy: float) -> float:
+        return bottom - (bottom - top) * accuracy
+
+    colour = "currentColor" if words == "changes nothing here" else ACCENT
+    floor = y(clean * (1 - budget))
+    places = [(x(point["magnitude"]), y(point["accuracy"])) for point in points]
+    parts = [
+        f'<text x="0" y="12" font-weight="600">{escape(operation)}</text>',
+        f'<path d="M{left} {top}V{bottom}H{right}" fill="none" stroke="currentColor" opacity=".35"/>',
+        f'<text x="{left - 4}" y="{top + 6}" text-anchor="end" font-size="10" opacity=".75">100</text>',
+        f'<text x="{left - 4}" y="{bottom}" text-anchor="end" font-size="10" opacity=".75">0 %</text>',
+        f'<path d="M{left} {y(clean):.1f}H{right}" stroke="currentColor" stroke-dasharray="2 3" opacity=".6"/>',
+        f'<path d="M{left} {floor:.1f}H{right}" stroke="{LINE}"/>',
+    ]
+    if len(points) > 1:
+        path = " ".join(f"{px:.1f},{py:.1f}" for px, py in places)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
+    if points[0]["magnitude"] is not None:
+        parts.append(f'<text x="{left}" y="{bottom + 11}" font-size="10" opacity=".75">0</text>')
+        parts.append(f'<text x="{right}" y="{bottom + 11}" text-anchor="end" font-size="10" opacity=".75">1</text>')
+    parts += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="2.4" fill="{colour}"/>' for px, py in places]
+    lines = _wrapped(words)
+    parts += [
+        f'<text x="0" y="{bottom + 24 + 12 * i}" font-size="10.5">{escape(line)}</text>' for i, line in enumerate(lines)
+    ]
+    readable = "; ".join(
+        f"{'' if point['magnitude'] is None else format(point['magnitude'], 'g') + ': '}{point['accuracy']:.0%}"
+        for point in points
+    )
+    return _svg(170, bottom + 40, f"{operation}: {words}. Accuracy {readable}", parts)
+
+
+def _wrapped(words: str) -> list[str]:
+    """Two lines at most, of some thirty characters."""
+    if len(words) <= 30:
+        return [words]
+    cut = words.rfind(" ", 0, 31)
+    return [words[:cut], words[cut + 1 :]]
