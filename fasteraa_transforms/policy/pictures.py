@@ -1,6 +1,7 @@
 """Contact sheets: images in a grid, with what was done to each written below."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -11,6 +12,7 @@ from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.plan import Plan
 from fasteraa_transforms.policy.policy import Policy
 
+_SIZES = (10, 9, 8)  # of captions, the first that fits below a tile
 _GAP, _LINE = 6, 13  # pixels between tiles, and from one line of text to the next
 
 Cell = tuple[Tensor, Sequence[str]]  # uint8 [C, H, W], and the lines below it
@@ -89,7 +91,6 @@ def tile(image: Tensor, side: int) -> Image.Image:
 
 def _grid(rows: Sequence[Sequence[Cell]], lines: int, side: int) -> Image.Image:
     """All tiles are ``side`` pixels square, with room for ``lines`` lines below each."""
-    font = ImageFont.load_default(size=10)
     width, height = side + _GAP, side + _LINE * lines + 2 + _GAP
     sheet = Image.new("RGB", (len(rows[0]) * width + _GAP, len(rows) * height + _GAP), "white")
     text = ImageDraw.Draw(sheet)
@@ -98,5 +99,25 @@ def _grid(rows: Sequence[Sequence[Cell]], lines: int, side: int) -> Image.Image:
             left, top = _GAP + column * width, _GAP + row * height
             sheet.paste(tile(image, side), (left, top))
             for i, line in enumerate(caption):
-                text.text((left, top + side + 1 + _LINE * i), line, fill="black", font=font)
+                shown, font = _fitted(line, side + 2)
+                text.text((left, top + side + 1 + _LINE * i), shown, fill="black", font=font)
     return sheet
+
+
+_Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+
+@cache
+def _font(size: int) -> _Font:
+    return ImageFont.load_default(size=size)
+
+
+def _fitted(line: str, width: int) -> tuple[str, _Font]:
+    """A line and its font so that it is no wider than ``width`` pixels: smaller, and at last cut off."""
+    for size in _SIZES:
+        font = _font(size)
+        if font.getlength(line) <= width:
+            return line, font
+    while len(line) > 1 and font.getlength(f"{line}…") > width:
+        line = line[:-1]
+    return f"{line}…", font

@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import STEP_METRICS
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from fasteraa_transforms import Policy
 from fasteraa_transforms.operations.table import OPERATIONS
-from fasteraa_transforms.policy.pictures import tile
+from fasteraa_transforms.policy.pictures import contact_sheet, tile
 from fasteraa_transforms.relaxed import RelaxedPolicy
 from fasteraa_transforms.search import Digits, Settings, load_images, search
 from fasteraa_transforms.search.data.crop import Crop
@@ -268,6 +269,22 @@ def test_of_many_sub_policies_some_are_in_pictures_and_all_in_the_table() -> Non
     assert "25 of 30 sub-policies" in text
     assert len(page.all("img")) == 25 * 4  # there is one image to show
     assert len(page.tables()[1]) == 1 + 30
+
+
+@pytest.mark.parametrize("side", [24, 64, 96])
+def test_captions_of_a_contact_sheet_never_reach_their_neighbours(side: int) -> None:
+    """Captions stand on columns of their own: the gap before each tile stays white, all the way down."""
+    candidates = [
+        {"operation": name, "weight": 1, "probability": 1} | ({"magnitude": 0.123} if operation.has_magnitude else {})
+        for name, operation in OPERATIONS.items()
+    ]
+    policy = Policy([[candidates, candidates]])
+    sheet = contact_sheet(policy, pixels(4, 3, 16, 16), samples=40, tile=side).convert("L")
+    values = np.asarray(sheet)
+    gap, width = 6, side + 6
+    columns = [gap + width * i - 2 for i in range(41)]  # the last but one before a tile, whose own letters lean out
+    assert (values[:, columns] == 255).all()
+    assert (values < 128).any()
 
 
 # --- the page of a run ------------------------------------------------------------------------------------------------
