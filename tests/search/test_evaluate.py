@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from torchvision.transforms import v2
 from fasteraa_transforms import FasterAutoAugment, Policy, RelaxedPolicy
 from fasteraa_transforms.search import __main__ as search_cli
 from fasteraa_transforms.search import evaluate, load_images
+from fasteraa_transforms.search.contenders.uniform import GROUPS
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.data.masks import IGNORED
@@ -35,13 +37,12 @@ from fasteraa_transforms.search.evaluation.controls import CONTROLS, Augmentatio
 from fasteraa_transforms.search.evaluation.record import Record
 from fasteraa_transforms.search.evaluation.settings import TrainingSettings
 from fasteraa_transforms.search.evaluation.statistics import Interval, paired_interval, seeds_to_tell
-from fasteraa_transforms.search.evaluation.table import format_table
+from fasteraa_transforms.search.evaluation.table import errors_of, format_table
 from fasteraa_transforms.search.evaluation.verdict import verdict
 from fasteraa_transforms.search.networks import table as models
 from fasteraa_transforms.search.networks.fit import Fit, Recipe, cutout, fit, rate_factor
 from fasteraa_transforms.search.networks.table import NETWORKS, make_network, make_pixel_network
 from fasteraa_transforms.search.runtime.world import World
-from fasteraa_transforms.search.settings import GROUPS
 
 ROOT = Path(__file__).parents[2]
 DO_NOTHING = Policy([[[{"operation": "invert", "weight": 1, "probability": 0}]]], name="nothing")
@@ -325,15 +326,19 @@ def test_unusable_augmentations(text: str, message: str) -> None:
 
 
 def test_uniform_controls_draw_every_operation_of_their_group_alike() -> None:
-    for group, names in GROUPS.items():
-        policy = CONTROLS[f"uniform-{group}"].make(Case("halves", seed=0))
+    for control, group in (("uniform", "all"), ("colour", "colour"), ("geometry", "geometry")):
+        names = GROUPS[group]
+        policy = CONTROLS[control].make(Case("halves", seed=0))
         assert isinstance(policy, Policy)
         (stage,) = policy.sub_policies[0]
         share = Counter[str]()
         for candidate in stage:
             assert candidate.probability == 1
             share[candidate.operation] += candidate.weight
-        assert dict(share) == pytest.approx(dict.fromkeys(names, 1 / len(names)))
+        total = sum(share.values())
+        assert {name: each / total for name, each in share.items()} == pytest.approx(
+            dict.fromkeys(names, 1 / len(names))
+        )
         assert {each.magnitude for each in stage} <= {None, 0.1, 0.3, 0.5, 0.7, 0.9}
 
 
@@ -602,6 +607,12 @@ def test_all_augmentations_of_a_seed_come_before_the_next(tmp_path: Path) -> Non
     assert format_table(rows) in (tmp_path / "table.md").read_text()
     assert not list((tmp_path / "checkpoints").iterdir())
     assert len(list((tmp_path / "tensorboard").iterdir())) == 6
+    (sentence,) = verdict(errors_of(rows), CONTROLS.keys())
+    assert (tmp_path / "table.md").read_text().startswith(sentence)
+    page = (tmp_path / "evaluation.html").read_text(encoding="utf-8")
+    assert f"<p>{sentence}</p>" in page
+    assert page.index(sentence) < page.index("<svg") < page.index("<table")
+    assert ElementTree.parse(tmp_path / "evaluation.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"
 
 
 @pytest.mark.parametrize("text", ["none,cutout,randaugment,cifar10"])

@@ -3,10 +3,12 @@
 import base64
 import io
 import json
+import math
 import os
 import re
 import shutil
 import subprocess
+import xml.etree.ElementTree
 from collections import Counter
 from html import escape
 from html.parser import HTMLParser
@@ -25,14 +27,17 @@ from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.policy.pictures import contact_sheet, tile
 from fasteraa_transforms.relaxed import RelaxedPolicy
 from fasteraa_transforms.search import Digits, Settings, load_images, search
+from fasteraa_transforms.search.contenders.guard import Curves, Point
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.evaluation.affinity import AffinityDiversity, affinity_and_diversity
 from fasteraa_transforms.search.report import page as report
+from fasteraa_transforms.search.report.charts import Bar, bar_chart, operation_chart, standalone
+from fasteraa_transforms.search.report.comparison import comparison_page, error_chart
 
 NASTY = "<script>alert('x')</script> & \"<img src=x onerror=alert(1)>"
 VERDICT = ["Collapsed to the identity: 0.1 → 0.0.", f"Of {NASTY}."]
-VOID = {"meta", "img", "br", "wbr", "path", "use", "rect"}
+VOID = {"meta", "img", "br", "wbr", "path", "use", "rect", "circle", "polyline"}
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -271,6 +276,160 @@ def test_of_many_sub_policies_some_are_in_pictures_and_all_in_the_table() -> Non
     assert len(page.tables()[1]) == 1 + 30
 
 
+# --- the race and the operations --------------------------------------------------------------------------------------
+
+
+def race_rows(errors: dict[str, tuple[float, ...]]) -> list[dict[str, Any]]:
+    return [
+        {"contender": name, "replicate": i, "error": value / 100, "loss": value / 50, "losses": "more", "seconds": 1}
+        for name, values in errors.items()
+        for i, value in enumerate(values)
+    ]
+
+
+def race_page(errors: dict[str, tuple[float, ...]], **options: Any) -> tuple[str, Page]:
+    text = report.page(some_policy(), verdict=VERDICT, images=pixels(2, 3, 8, 8), race=race_rows(errors), **options)
+    page = Page(text)
+    page.rawdata_whole = text
+    return text, page
+
+
+RACE = {"none": (4.0, 4.4, 4.2), f"mine {NASTY}": (3.0, 3.5, 3.1), "early": (9.0,)}
+
+
+def test_the_race_as_bars_and_as_a_table() -> None:
+    text, page = race_page(RACE)
+    body = [tag for tag, _ in page.tags]
+    assert body.index("section") < body.index("svg") < body.index("table")
+    head, *rows = page.tables()[0]
+    kept = escape(f"mine {NASTY}")
+    assert head == ["contender", "networks", "error, %", f"− {kept}", "cross entropy"]
+    # Differences 1.0, 0.9, 1.1 of deviation 0.1: 1.00 ± 4.303 · 0.1 / √3.
+    assert rows == [
+        [kept, "3", "3.20 ± 0.26", "", "0.064"],
+        ["none", "3", "4.20 ± 0.20", "+1.00 ± 0.25", "0.084"],
+        ["early", "1", "9.00", "+6.00", "0.180"],
+    ]
+    (svg,) = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert "4.20 % +1.00 ± 0.25" in svg
+    assert "3.20 %</text>" in svg
+    assert "9.00 % +6.00<" in svg
+    assert "currentColor" in svg
+    assert "nan" not in text
+    assert "inf" not in svg
+
+
+def test_intervals_of_a_race_may_be_given() -> None:
+    behind = {"none": (0.011, 0.004), "early": (0.05, 0.02)}
+    _, page = race_page(RACE, behind=behind, kept=f"mine {NASTY}")
+    assert [row[3] for row in page.tables()[0][2:]] == ["+1.10 ± 0.40", "+5.00 ± 2.00"]
+
+
+def test_the_one_that_is_kept_comes_first_whatever_its_error() -> None:
+    _, page = race_page(RACE, kept="none")
+    assert [row[0] for row in page.tables()[0][1:]] == ["none", escape(f"mine {NASTY}"), "early"]
+    assert page.tables()[0][2][3] == "−1.00 ± 0.25"
+
+
+def some_curves() -> Curves:
+    def points(*accuracies: float, displacement: float = 0.1) -> tuple[Point, ...]:
+        magnitudes = (0.5, 1.0) if len(accuracies) > 1 else (None,)
+        return tuple(Point(m, a, displacement) for m, a in zip(magnitudes, accuracies, strict=True))
+
+    return Curves(
+        0.9,
+        {
+            "rotate": points(0.88, 0.4),
+            "contrast": points(0.9, 0.89),
+            "color": points(0.9, 0.9, displacement=0.001),
+            "invert": points(0.1),
+            "flip": points(0.89),
+        },
+        images=100,
+    )
+
+
+def test_what_each_operation_does_to_the_classes() -> None:
+    curves = some_curves()
+    text = report.page(some_policy(), verdict=VERDICT, images=pixels(2, 3, 8, 8), curves=curves, budget=0.1)
+    page = Page(text)
+    page.rawdata_whole = text
+    svgs = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert len(svgs) == 5
+    words = [curves.words(name, 0.1) for name in curves.points]
+    assert words == [
+        "keeps the classes up to magnitude 0.57",
+        "keeps the classes",
+        "changes nothing here",
+        "breaks the classes",
+        "keeps the classes",
+    ]
+    for svg, name, said in zip(svgs, curves.points, words, strict=True):
+        assert f">{name}</text>" in svg
+        assert said in " ".join(re.findall(r">([^<]+)</text>", svg))
+        assert f'aria-label="{name}: {said}. Accuracy' in svg
+    rows = page.tables()[0][1:]
+    assert [row[:2] for row in rows] == [[name, said] for name, said in zip(curves.points, words, strict=True)]
+    assert rows[0][2:] == ["0.5: 88.0, 1: 40.0", "0.100"]
+    assert rows[3][2:] == ["10.0", "0.100"]
+
+
+def test_lines_of_an_operations_chart_are_where_the_accuracies_are() -> None:
+    svg = operation_chart(some_curves(), "rotate", 0.5)
+    (dashed,) = re.findall(r'<path d="M30 ([\d.]+)H166" stroke="currentColor"', svg)
+    (floor,) = re.findall(r'<path d="M30 ([\d.]+)H166" stroke="#bf8700"', svg)
+    (line,) = re.findall(r'<polyline points="([^"]+)"', svg)
+    first, last = (tuple(map(float, each.split(","))) for each in line.split())
+    # The axis is 68 high, from 88 for nothing up to 20 for all.
+    assert float(dashed) == pytest.approx(88 - 68 * 0.9, abs=0.05)
+    assert float(floor) == pytest.approx(88 - 68 * 0.45, abs=0.05)
+    assert first == pytest.approx((98, 88 - 68 * 0.88), abs=0.05)
+    assert last == pytest.approx((166, 88 - 68 * 0.4), abs=0.05)
+
+
+def test_a_page_of_the_operations_alone() -> None:
+    page = Page(report.operations_page(f"digits {NASTY}", some_curves()))
+    assert [each for tag, each in page.texts if tag == "p"][:3] == [
+        "Keeps the classes: rotate up to 0.57, contrast, flip.",
+        "Breaks the classes: invert.",
+        "Changes nothing here: color.",
+    ]
+
+
+def test_a_run_that_keeps_nothing_shows_what_was_tried() -> None:
+    nothing = Policy([[[{"operation": "flip", "weight": 1, "probability": 0}]]] * 10, name="none")
+    options: dict[str, Any] = {"verdict": ["Keep no augmentation."], "images": pixels(2, 3, 8, 8)}
+    alone = Page(report.page(nothing, **options))
+    assert not alone.all("img")
+    tried = {"uniform": some_policy(1), "nothing": nothing, f"mine {NASTY}": always("invert")}
+    page = Page(report.page(nothing, **options, tried=tried))
+    assert [each for tag, each in page.texts if tag == "h3"] == ["uniform", f"mine {NASTY}"]
+    assert len(page.all("img")) == 2 * 8
+    assert not [each for _, each in page.texts if "sub-polic" in each]
+
+
+def test_bars_stay_inside_of_their_chart() -> None:
+    bars = [
+        Bar("a", 5.0, (4.0, 6.0), 100.0),
+        Bar("b" * 60, 5.5, (5.5,), math.inf),
+        Bar("c", 0.0),
+        Bar("d", 5.0, (), 0.2),
+    ]
+    svg = bar_chart(bars, reference=5.0)
+    places = [float(each) for each in re.findall(r'cx="([^"]+)"', svg)]
+    ends = [tuple(map(float, each)) for each in re.findall(r'"M([\d.]+) \d+H([\d.]+)"', svg)]
+    assert min(places) >= 8
+    assert max(places) <= 352
+    assert len(ends) == 2
+    assert all(8 <= start <= end <= 352 for start, end in ends)
+    assert "b" * 29 + "…" in svg
+    assert f"<title>{'b' * 60}</title>" in svg
+    one = bar_chart([Bar("a", 5.0)])
+    assert "5.00 %" in one
+    assert standalone(svg).startswith('<?xml version="1.0" encoding="utf-8"?>\n<svg xmlns=')
+    assert xml.etree.ElementTree.fromstring(standalone(svg)).tag.endswith("svg")
+
+
 @pytest.mark.parametrize("side", [24, 64, 96])
 def test_captions_of_a_contact_sheet_never_reach_their_neighbours(side: int) -> None:
     """Captions stand on columns of their own: the gap before each tile stays white, all the way down."""
@@ -285,6 +444,40 @@ def test_captions_of_a_contact_sheet_never_reach_their_neighbours(side: int) -> 
     columns = [gap + width * i - 2 for i in range(41)]  # the last but one before a tile, whose own letters lean out
     assert (values[:, columns] == 255).all()
     assert (values < 128).any()
+
+
+# --- the page of an evaluation ----------------------------------------------------------------------------------------
+
+
+def evaluation_page() -> str:
+    errors = {"none": {0: 9.0, 1: 9.2, 2: 9.1}, "cutout": {0: 8.4, 1: 8.9}, NASTY: {0: 7.1, 1: 7.4, 2: 7.0}}
+    return comparison_page(
+        f"pets {NASTY}",
+        verdict=[f"{NASTY} has fewer errors than none."],
+        warnings=[f"{NASTY} was searched on 3 of the test images."],
+        chart=error_chart(errors, reference="none", emphasised=[NASTY]),
+        reference="none",
+        cells=(["augmentation", "seeds"], [["none", "3"], [NASTY, "3"]]),
+        how_to_read="Mean error ± deviation.",
+        described="pets: 100 training images.",
+        command=f"python -m fasteraa_transforms.search.evaluate {NASTY}",
+    )
+
+
+def test_the_page_of_an_evaluation_is_one_file_without_scripts() -> None:
+    text = evaluation_page()
+    page = Page(text)
+    assert "<script" not in text
+    assert "<img" not in text
+    paragraphs = [each for tag, each in page.texts if tag == "p"]
+    assert paragraphs[:2] == [f"{NASTY} has fewer errors than none.", f"{NASTY} was searched on 3 of the test images."]
+    assert [each for tag, each in page.texts if tag == "pre"] == [
+        f"python -m fasteraa_transforms.search.evaluate {NASTY}"
+    ]
+    # From the fewest errors to the most, with differences to the reference.
+    notes = [each for tag, each in page.texts if tag == "text" and "(" in each]
+    assert [each.partition(" (")[0] for each in notes[-2:]] == ["7.17 %", "8.65 %"]
+    assert notes[-1] == "8.65 % (−0.45 ± 1.91)"
 
 
 # --- the page of a run ------------------------------------------------------------------------------------------------
@@ -329,6 +522,7 @@ onload = () => {{
     scrolling: boxes.map(each => each.scrollWidth > each.clientWidth), images: images.length,
     shown: images.filter(each => each.naturalWidth && each.getBoundingClientRect().width >= 48).length,
     curves: [...page.querySelectorAll(".curves svg")].map(each => each.getBoundingClientRect().width),
+    charts: [...page.querySelectorAll(".bars svg, .small svg")].map(each => each.getBoundingClientRect().width),
     paper: getComputedStyle(page.body).backgroundColor, ink: getComputedStyle(page.body).color,
     title: getComputedStyle(page.querySelector("svg text")).fill,
     smallest: Math.min(...[...page.querySelectorAll("p, td, figcaption, svg text")].map(each => {{
@@ -341,12 +535,10 @@ onload = () => {{
 </script></body>"""
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
-def test_the_page_in_a_browser(width: int, dark: bool, made: tuple[str, Page], tmp_path: Path) -> None:
-    probe = tmp_path / "probe.html"
-    probe.write_text(PROBE.format(width=width, page=escape(made[0])), encoding="utf-8")
+def rendered(text: str, width: int, dark: bool, folder: Path) -> dict[str, Any]:
+    """What a browser measures of a page that is ``width`` pixels wide."""
+    probe = folder / "probe.html"
+    probe.write_text(PROBE.format(width=width, page=escape(text)), encoding="utf-8")
     assert BROWSER is not None
     result = subprocess.run(
         [
@@ -354,7 +546,8 @@ def test_the_page_in_a_browser(width: int, dark: bool, made: tuple[str, Page], t
             "--headless=new",
             "--no-sandbox",
             "--disable-gpu",
-            f"--user-data-dir={tmp_path / 'profile'}",
+            "--disable-background-networking",
+            f"--user-data-dir={folder / 'profile'}",
             f"--window-size={width + 200},900",
             f"--blink-settings=preferredColorScheme={0 if dark else 1}",
             "--dump-dom",
@@ -363,23 +556,47 @@ def test_the_page_in_a_browser(width: int, dark: bool, made: tuple[str, Page], t
         capture_output=True,
         text=True,
         timeout=300,
-        env=os.environ | {"HOME": str(tmp_path)},
+        env=os.environ | {"HOME": str(folder)},
     )
     match = re.search(r"FOUND(.*)END", result.stdout)
     assert match is not None, result.stderr
-    found = json.loads(match[1].replace("&amp;", "&"))
+    found: dict[str, Any] = json.loads(match[1].replace("&amp;", "&"))
     assert found["content"] <= found["width"]  # the page itself does not scroll sideways
     assert found["width"] > width - 20
     assert found["wide"] == []
-    assert found["shown"] == found["images"] == 3 * 8
-    assert len(found["curves"]) == 4
-    assert all(280 < each <= width for each in found["curves"])
+    assert found["shown"] == found["images"]
     assert found["smallest"] > 8
-    assert any(found["scrolling"]) == (width == 360)
     paper, ink, title = (sum(map(int, re.findall(r"\d+", found[key])[:3])) for key in ("paper", "ink", "title"))
     assert (paper < ink) == dark
     assert abs(paper - ink) > 500  # of 765
     assert title == ink
+    return found
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_page_in_a_browser(width: int, dark: bool, made: tuple[str, Page], tmp_path: Path) -> None:
+    found = rendered(made[0], width, dark, tmp_path)
+    assert found["images"] == 3 * 8
+    assert len(found["curves"]) == 4
+    assert all(280 < each <= width for each in found["curves"])
+    assert any(found["scrolling"]) == (width == 360)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+@pytest.mark.parametrize("width", [360, 1280])
+def test_charts_in_a_browser(width: int, tmp_path: Path) -> None:
+    race = race_page(RACE, curves=some_curves(), next_step="python -m fasteraa_transforms.search " + "x" * 200)[0]
+    (tmp_path / "race").mkdir()
+    found = rendered(race, width, False, tmp_path / "race")
+    bars, *small = found["charts"]
+    assert 300 < bars <= 500
+    assert len(small) == 5
+    assert all(140 < each < 260 for each in small)
+    (tmp_path / "evaluation").mkdir()
+    (bars,) = rendered(evaluation_page(), width, True, tmp_path / "evaluation")["charts"]
+    assert 300 < bars <= 500
 
 
 # --- affinity and diversity -------------------------------------------------------------------------------------------

@@ -106,20 +106,18 @@ def compare(
     record = None if out is None else Record(Path(out))
     with _kept_apart(world, settings := settings or TrainingSettings(), record) as device:
         settings = _completed(settings, name, device)
-        if not settings.cutout and any(each.label == "cutout" for each in augmentations):
-            raise ValueError("cutout should be positive for the control cutout, but got 0 instead")
         splits = Splits(name, dataset, test, settings, device)
         if settings.model is None:
             settings = dataclasses.replace(settings, model=fitting_model(splits.of(0).crop.size, device))
+        if not settings.cutout and any(each.label == "cutout" for each in augmentations):
+            raise ValueError("cutout should be positive for the control cutout, but got 0 instead")
         evaluation = Evaluation(name, settings, splits, _shape(augmentations), device, record)
+        before: list[Row] = []
         if record is not None:
-            about = evaluation.about() | {"command": command}
-            before, shape = world.from_first(lambda: _prepare(evaluation, record, augmentations, about))
+            before, shape = world.from_first(lambda: _prepare(evaluation, record, augmentations, command))
             evaluation = dataclasses.replace(evaluation, shape=shape)
-        else:
-            before = []
-        summary = Summary(name, evaluation.described(), [each.label for each in augmentations], dict(paper or {}))
-        summary = dataclasses.replace(summary, command=command)
+        labels = [each.label for each in augmentations]
+        summary = Summary(name, evaluation.described(), labels, dict(paper or {}), command)
         trainings = [(each, seed) for seed in range(seeds) for each in augmentations]
         return _train_all(evaluation, trainings, before, summary, world, progress)
 
@@ -216,9 +214,10 @@ class Evaluation:
 
 
 def _prepare(
-    evaluation: Evaluation, record: Record, augmentations: Sequence[Augmentation], about: dict[str, Any]
+    evaluation: Evaluation, record: Record, augmentations: Sequence[Augmentation], command: str | None
 ) -> tuple[list[Row], tuple[int, int]]:
     """Make the folder, or check that what it holds can be added to; its rows, and the shape of its random policies."""
+    about = evaluation.about() | {"command": command}
     record.check(about)
     kept = record.about().get("random_shape")
     if isinstance(kept, list) and len(kept) == 2 and all(isinstance(each, int) and each > 0 for each in kept):

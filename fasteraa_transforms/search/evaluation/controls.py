@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from fasteraa_transforms.operations import OPERATIONS
 from fasteraa_transforms.pipeline.transform import FasterAutoAugment
-from fasteraa_transforms.policy import Candidate, Policy
+from fasteraa_transforms.policy import Policy
 from fasteraa_transforms.relaxed import RelaxedPolicy
+from fasteraa_transforms.search.contenders.uniform import GROUPS, uniform
 from fasteraa_transforms.search.data.table import find_dataset
-from fasteraa_transforms.search.settings import GROUPS
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,6 @@ class Case:
     seed: int
     shape: tuple[int, int] = (10, 2)
 
-
-MAGNITUDES = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""Of the uniform policies."""
 
 Transform = Callable[[Tensor], Tensor]
 """uint8 [C, H, W] -> the same, one draw a call."""
@@ -72,15 +68,8 @@ def _autoaugment(case: Case) -> Policy:
     return Policy.from_autoaugment(getattr(v2.AutoAugmentPolicy, kind))
 
 
-def _uniform(group: str) -> Callable[[Case], Policy]:
-    """One operation of the group an image, all alike, at magnitudes from 0.1 to 0.9."""
-    stage = [
-        Candidate(operation=name, weight=1 / len(magnitudes), probability=1, magnitude=magnitude)
-        for name in GROUPS[group]
-        for magnitudes in [MAGNITUDES if OPERATIONS[name].has_magnitude else (None,)]
-        for magnitude in magnitudes
-    ]
-    return lambda case: Policy([[stage]], name=f"uniform-{group}")
+def _uniform(name: str, group: str) -> Callable[[Case], Policy]:
+    return lambda case: uniform(GROUPS[group], name=name)
 
 
 CONTROLS: dict[str, Control] = {
@@ -92,9 +81,11 @@ CONTROLS: dict[str, Control] = {
     ),
     "randaugment": Control(lambda case: v2.RandAugment(), "torchvision's RandAugment (Cubuk et al. 2020)"),
     "autoaugment": Control(_autoaugment, "the policy its authors published for CIFAR-10; for SVHN and ImageNet theirs"),
-    "uniform-all": Control(_uniform("all"), "one of all 17 operations, all alike, at magnitudes from 0.1 to 0.9"),
-    "uniform-colour": Control(_uniform("colour"), "the same of the colour operations", compared=False),
-    "uniform-geometry": Control(_uniform("geometry"), "the same of the geometric operations", compared=False),
+    "uniform": Control(
+        _uniform("uniform", "all"), "one of all 17 operations, all alike, at magnitudes from 0.1 to 0.9"
+    ),
+    "colour": Control(_uniform("colour", "colour"), "the same of the operations that change colours", compared=False),
+    "geometry": Control(_uniform("geometry", "geometry"), "the same of those that move pixels", compared=False),
 }
 """What every policy should be compared with; those that need no search."""
 

@@ -4,16 +4,15 @@ Text stays text, in the colour of the page. One unit is a pixel where the page i
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from fasteraa_transforms.search.contenders.guard import Curves
+
 ACCENT, LINE = "#2f81f7", "#bf8700"
 """Colours that can be told from a white and from a black page: what is looked at, and what it is compared with."""
-
-STILL = 0.01
-"""An operation that displaces images by less, on average over pixels in [0, 1], changes nothing."""
 
 _WIDTH, _ROW = 360, 34  # of a chart of bars, and the height of a bar with its label
 _LABEL = 30  # characters of a label that have room
@@ -136,50 +135,24 @@ def standalone(svg: str) -> str:
 
 # --- what an operation does to the classes ----------------------------------------------------------------------------
 
-Points = Sequence[Mapping[str, Any]]
-"""Of one operation, by magnitude: magnitude (None for an operation without one), accuracy, displacement."""
 
-
-def in_words(points: Points, clean: float, budget: float) -> str:
-    """What an operation does to images and to their classes.
-
-    Args:
-        points: by magnitude.
-        clean: accuracy on the images as they are, in [0, 1].
-        budget: fraction of it that may be lost.
-
-    Example:
-        >>> points = [{"magnitude": m, "accuracy": a, "displacement": 0.1} for m, a in ((0.5, 0.9), (1.0, 0.3))]
-        >>> in_words(points, 0.93, 0.1), in_words(points[1:], 0.93, 0.1)
-        ('keeps the classes up to magnitude 0.5', 'breaks the classes')
-    """
-    if max(point["displacement"] for point in points) < STILL:
-        return "changes nothing here"
-    kept = None
-    for point in points:
-        if point["accuracy"] < clean * (1 - budget):
-            break
-        kept = point
-    if kept is None:
-        return "breaks the classes"
-    return "keeps the classes" if kept is points[-1] else f"keeps the classes up to magnitude {kept['magnitude']:g}"
-
-
-def operation_chart(operation: str, points: Points, *, clean: float, budget: float, words: str) -> str:
+def operation_chart(curves: Curves, operation: str, budget: float) -> str:
     """Accuracy against magnitude for one operation, as a small SVG element with its words below.
 
+    The accuracy on the images as they are is a dashed line, what is left of it after the budget a solid one.
+
     Args:
-        operation: its name.
-        points: by magnitude.
-        clean: accuracy on the images as they are, a dashed line.
-        budget: fraction of it that may be lost, drawn as a line.
-        words: what the operation does.
+        curves: what a guard saw.
+        operation: one of its operations.
+        budget: fraction of the accuracy that may be lost.
 
     Example:
-        >>> points = [{"magnitude": None, "accuracy": 0.2, "displacement": 0.5}]
-        >>> "breaks the classes" in operation_chart("invert", points, clean=0.9, budget=0.1, words="breaks the classes")
+        >>> from fasteraa_transforms.search.contenders.guard import Point
+        >>> curves = Curves(0.9, {"invert": (Point(None, accuracy=0.2, displacement=0.5),)}, images=100)
+        >>> "breaks the classes" in operation_chart(curves, "invert", 0.1)
         True
     """
+    points, clean, words = curves.points[operation], curves.clean, curves.words(operation, budget)
     left, right, top, bottom = 30, 166, 20, 88
 
     def x(magnitude: float | None) -> float:
@@ -188,9 +161,9 @@ def operation_chart(operation: str, points: Points, *, clean: float, budget: flo
     def y(accuracy: float) -> float:
         return bottom - (bottom - top) * accuracy
 
-    colour = "currentColor" if words == "changes nothing here" else ACCENT
+    colour = "currentColor" if curves.still(operation) else ACCENT
     floor = y(clean * (1 - budget))
-    places = [(x(point["magnitude"]), y(point["accuracy"])) for point in points]
+    places = [(x(point.magnitude), y(point.accuracy)) for point in points]
     parts = [
         f'<text x="0" y="12" font-weight="600">{escape(operation)}</text>',
         f'<path d="M{left} {top}V{bottom}H{right}" fill="none" stroke="currentColor" opacity=".35"/>',
@@ -202,7 +175,7 @@ def operation_chart(operation: str, points: Points, *, clean: float, budget: flo
     if len(points) > 1:
         path = " ".join(f"{px:.1f},{py:.1f}" for px, py in places)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
-    if points[0]["magnitude"] is not None:
+    if points[0].magnitude is not None:
         parts.append(f'<text x="{left}" y="{bottom + 11}" font-size="10" opacity=".75">0</text>')
         parts.append(f'<text x="{right}" y="{bottom + 11}" text-anchor="end" font-size="10" opacity=".75">1</text>')
     parts += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="2.4" fill="{colour}"/>' for px, py in places]
@@ -211,7 +184,7 @@ def operation_chart(operation: str, points: Points, *, clean: float, budget: flo
         f'<text x="0" y="{bottom + 24 + 12 * i}" font-size="10.5">{escape(line)}</text>' for i, line in enumerate(lines)
     ]
     readable = "; ".join(
-        f"{'' if point['magnitude'] is None else format(point['magnitude'], 'g') + ': '}{point['accuracy']:.0%}"
+        f"{'' if point.magnitude is None else format(point.magnitude, 'g') + ': '}{point.accuracy:.0%}"
         for point in points
     )
     return _svg(170, bottom + 40, f"{operation}: {words}. Accuracy {readable}", parts)

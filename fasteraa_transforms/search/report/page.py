@@ -12,9 +12,10 @@ from fasteraa_transforms.backends import apply
 from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.policy import Candidate, Policy
 from fasteraa_transforms.policy.pictures import describe
+from fasteraa_transforms.search.contenders.guard import Curves, Point
 from fasteraa_transforms.search.evaluation.statistics import Compared, compared_with
 from fasteraa_transforms.search.report import plots as pictures
-from fasteraa_transforms.search.report.charts import Bar, Points, bar_chart, in_words, operation_chart
+from fasteraa_transforms.search.report.charts import Bar, bar_chart, operation_chart
 from fasteraa_transforms.search.report.html import code, dim, document, figure, table
 
 _ORIGINALS, _SAMPLES = 2, 3  # of each sub-policy: so many images, each so often augmented
@@ -32,7 +33,7 @@ def page(
     race: Rows = (),
     kept: str | None = None,
     behind: Mapping[str, tuple[float, float]] | None = None,
-    curves: Mapping[str, Any] | None = None,
+    curves: Curves | None = None,
     budget: float = 0.1,
     tried: Mapping[str, Policy] | None = None,
     next_step: str | None = None,
@@ -52,7 +53,7 @@ def page(
         kept: the contender that is kept; that of the smallest error if None.
         behind: error of each contender minus that of the kept one and half of its interval, both in [0, 1]; by the
             paired differences of ``race`` if None.
-        curves: ``clean`` accuracy in [0, 1], and ``points`` of each operation: what `operation_sections` takes.
+        curves: what a guard saw.
         budget: fraction of the accuracy that an operation may lose.
         tried: policies that were tried, by name; shown where ``policy`` changes nothing.
         next_step: a command to go on with.
@@ -174,50 +175,68 @@ def _mean(values: Sequence[float]) -> str:
 # --- the operations ---------------------------------------------------------------------------------------------------
 
 
-def operation_sections(curves: Mapping[str, Any], budget: float = 0.1) -> list[str]:
+def operation_sections(curves: Curves, budget: float = 0.1) -> list[str]:
     """What each operation does to the classes: accuracy against magnitude, a small chart for each.
 
     Args:
-        curves: ``clean``, the accuracy on images as they are, in [0, 1]; ``points``, by operation a list of
-            ``magnitude`` (None for an operation without one), ``accuracy`` and ``displacement``; and, if it is there,
-            ``words``, by operation what is said of it.
+        curves: what a guard saw.
         budget: fraction of the accuracy that an operation may lose.
     """
-    clean, points = float(curves["clean"]), curves["points"]
-    words: dict[str, str] = {
-        name: curves.get("words", {}).get(name) or in_words(each, clean, budget) for name, each in points.items()
-    }
-    charts = (
-        operation_chart(name, each, clean=clean, budget=budget, words=words[name]) for name, each in points.items()
-    )
+    clean, names = curves.clean, list(curves.points)
+    charts = (f"<div>{operation_chart(curves, name, budget)}</div>" for name in names)
     return [
         "<h2>What each operation does to the classes</h2>",
         dim(
-            "A network that was trained without augmentation looks at images that it has not seen, augmented by one "
-            f"operation. Dashed: what it gets right of the images as they are, {clean:.1%}. Solid line: the "
-            f"{clean * (1 - budget):.1%} that are left where {budget:.0%} of that may be lost. Across: the magnitude."
+            f"A network that was trained without augmentation looks at {curves.images:,} images that it has not seen, "
+            f"augmented by one operation. Dashed: what it gets right of the images as they are, {clean:.1%}. Solid "
+            f"line: the {clean * (1 - budget):.1%} that are left where {budget:.0%} of that may be lost. Across: the "
+            "magnitude."
         ),
-        f'<div class="small">{"".join(f"<div>{chart}</div>" for chart in charts)}</div>',
+        f'<div class="small">{"".join(charts)}</div>',
         dim("The same in numbers: accuracy in %, by magnitude; displacement: mean change of a pixel, of 1."),
         table(
             ("operation", "what it does", "accuracy, %", "displacement"),
-            ((name, words[name], _accuracies(each), _largest(each)) for name, each in points.items()),
+            (
+                (name, curves.words(name, budget), _accuracies(points), f"{max(p.displacement for p in points):.3f}")
+                for name, points in curves.points.items()
+            ),
             numbers=(3,),
         ),
     ]
 
 
-def _accuracies(points: Points) -> str:
+def operation_lines(curves: Curves, budget: float = 0.1) -> list[str]:
+    """What each operation does to the classes, in up to three lines of text; arguments as of `operation_sections`.
+
+    Example:
+        >>> points = {"flip": (Point(None, accuracy=0.9, displacement=0.2),)}
+        >>> operation_lines(Curves(0.9, points, images=100))
+        ['Keeps the classes: flip.']
+    """
+    groups: dict[str, list[str]] = {"keeps the classes": [], "breaks the classes": [], "changes nothing here": []}
+    for name in curves.points:
+        words = curves.words(name, budget)
+        group = next(each for each in groups if words.startswith(each))
+        groups[group].append(name + words.removeprefix(group).replace(" magnitude", ""))
+    return [f"{group.capitalize()}: {', '.join(names)}." for group, names in groups.items() if names]
+
+
+def operations_page(name: str, curves: Curves, *, budget: float = 0.1) -> str:
+    """A page of `operation_sections` alone, without a search.
+
+    Args:
+        name: of the data set.
+        curves: what a guard saw.
+        budget: fraction of the accuracy that an operation may lose.
+    """
+    return document(f"Operations on {name}", operation_lines(curves, budget), operation_sections(curves, budget))
+
+
+def _accuracies(points: Sequence[Point]) -> str:
     return ", ".join(
-        f"{100 * point['accuracy']:.1f}"
-        if point["magnitude"] is None
-        else f"{point['magnitude']:g}: {100 * point['accuracy']:.1f}"
+        f"{100 * point.accuracy:.1f}" if point.magnitude is None else f"{point.magnitude:g}: {100 * point.accuracy:.1f}"
         for point in points
     )
-
-
-def _largest(points: Points) -> str:
-    return f"{max(point['displacement'] for point in points):.3f}"
 
 
 # --- the policy -------------------------------------------------------------------------------------------------------
