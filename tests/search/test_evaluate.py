@@ -712,13 +712,20 @@ def test_a_folder_is_refused_for_other_images(tmp_path: Path) -> None:
     others, relabelled = Halves(), Halves()
     others.images[3, 0, 0, 0] ^= 1
     relabelled.targets[5] = 1 - relabelled.targets[5]
-    for changed in (others, relabelled, Halves(seed=1)):
-        with pytest.raises(
-            ValueError, match=r"was trained on other images \(checksum \w+, but got \w+ instead\); choose"
-        ):
+    replaced = (
+        r"^the images should be those that .* was started with, but images were changed or replaced; give the same"
+    )
+    for changed, message in (
+        (others, replaced),
+        (Halves(seed=1), replaced),
+        (relabelled, "was started with, but their labels or masks were changed"),
+        (Halves(65), "was started with, but they were drawn from 64 images and now are from 65"),
+    ):
+        with pytest.raises(ValueError, match=message):
             compare(changed, parse_augmentations("none"), epoch, out=tmp_path, seeds=1, name="halves", progress=False)
-    with pytest.raises(ValueError, match="was trained on other images"):
-        run("none", epoch, test=Halves(32, seed=2), out=tmp_path)
+    run("none", epoch, test=Halves(32, seed=2), out=tmp_path / "split")
+    with pytest.raises(ValueError, match=r"that the test of .* was started with, but images were changed or replaced"):
+        run("none", epoch, test=Halves(32, seed=3), out=tmp_path / "split")
     assert (tmp_path / "rows.jsonl").read_bytes() == before
     run("none", epoch, out=tmp_path)
 

@@ -25,7 +25,7 @@ from fasteraa_transforms.search.evaluation.controls import Augmentation, Case
 from fasteraa_transforms.search.evaluation.publish import Summary, publish
 from fasteraa_transforms.search.evaluation.record import Record, Row, key_of
 from fasteraa_transforms.search.evaluation.settings import TrainingSettings, fitting_model
-from fasteraa_transforms.search.evaluation.splits import Splits
+from fasteraa_transforms.search.evaluation.splits import SplitsBySeed
 from fasteraa_transforms.search.networks.fit import Augment, Fit
 from fasteraa_transforms.search.networks.table import make_network
 from fasteraa_transforms.search.runtime import files
@@ -57,9 +57,8 @@ def compare(
     All augmentations of a seed come before the next seed. Those of one seed share the first weights, the training
     images and their order, crops and flips, so that their differences are paired.
 
-    Started by torchrun, or where `torch.distributed` has a process group, all processes have to call it alike. Each
-    trains on its own device, who is ready takes the next training, and all return all rows. What they have done is
-    merged by way of ``out``, a folder that all of them see.
+    Started by torchrun, or in a process group of `torch.distributed`, all processes have to call it alike. Each trains
+    on its own device, who is ready takes the next training, and all return all rows, by way of ``out``.
 
     Args:
         dataset: the training split, or all images; map-style, samples (image, label), as for `search`.
@@ -106,7 +105,7 @@ def compare(
     record = None if out is None else Record(Path(out))
     with _kept_apart(world, settings := settings or TrainingSettings(), record) as device:
         settings = _completed(settings, name, device)
-        splits = Splits(name, dataset, test, settings, device)
+        splits = SplitsBySeed(name, dataset, test, settings, device)
         if settings.model is None:
             settings = dataclasses.replace(settings, model=fitting_model(splits.of(0).crop.size, device))
         if not settings.cutout and any(each.label == "cutout" for each in augmentations):
@@ -116,8 +115,8 @@ def compare(
         if record is not None:
             before, shape = world.from_first(lambda: _prepare(evaluation, record, augmentations, command))
             evaluation = dataclasses.replace(evaluation, shape=shape)
-        labels = [each.label for each in augmentations]
-        summary = Summary(name, evaluation.described(), labels, dict(paper or {}), command)
+        order = [each.label for each in augmentations]
+        summary = Summary(name, evaluation.described(), order, paper or {}, command)
         trainings = [(each, seed) for seed in range(seeds) for each in augmentations]
         return _train_all(evaluation, trainings, before, summary, world, progress)
 
@@ -171,7 +170,7 @@ class Evaluation:
 
     name: str
     settings: TrainingSettings
-    splits: Splits
+    splits: SplitsBySeed
     shape: tuple[int, int]
     device: torch.device
     record: Record | None
@@ -190,7 +189,7 @@ class Evaluation:
         split, recipe = self.splits.of(0), self.settings.recipe(self.device)
         return {
             "settings": {"dataset": self.name} | dataclasses.asdict(self.settings),
-            "checksum": split.checksum(),
+            "images": split.identity(),
             "random_shape": self.shape,
             "learning_rate": recipe.learning_rate,
             "weight_decay": recipe.weight_decay,

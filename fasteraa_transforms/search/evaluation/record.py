@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fasteraa_transforms.search.data.images import check_same
 from fasteraa_transforms.search.runtime import files
 from fasteraa_transforms.search.runtime.files import DamagedFile
 from fasteraa_transforms.search.runtime.folder import RunFolder
@@ -77,7 +78,7 @@ class Record:
         """Check that trainings of ``about`` can be added to what the folder holds.
 
         Args:
-            about: ``settings`` and the ``checksum`` of the images.
+            about: ``settings``, and the identity of the ``images``.
 
         Raises:
             ValueError: the folder holds trainings of other settings or other images.
@@ -96,11 +97,12 @@ class Record:
         ]
         if differences:
             raise ValueError(f"{self.path} was trained with {'; '.join(differences)} instead; choose another folder")
-        if theirs.get("checksum") != mine["checksum"]:
-            raise ValueError(
-                f"{self.path} was trained on other images (checksum {theirs.get('checksum')}, but got "
-                f"{mine['checksum']} instead); choose another folder"
-            )
+        for part, what in (("train", self.path), ("test", f"the test of {self.path}")):
+            try:
+                saved = theirs["images"][part]
+                check_same(dict(saved), mine["images"][part], what)
+            except (KeyError, TypeError) as error:
+                raise DamagedFile(f"{self.settings} does not say what images it is of") from error
 
     def start(self, about: Mapping[str, Any]) -> None:
         """Write ``about`` to ``settings.json``, and make the folder ready for trainings."""
