@@ -1,0 +1,197 @@
+"""Where the images of a run come from: named on the command line, kept in its folder, opened again by who resumes it.
+
+A source is a dict, as ``settings.json`` holds it: ``dataset`` and ``data_dir``, or ``shards``, and perhaps a
+``description``. Paths in it are absolute, so that a run can be resumed from anywhere.
+
+A folder may come from somebody else, and opening its source must not execute what they wrote: a ``module:callable`` is
+imported and called, and a shard that is no plain file is fetched by a shell. `check_consent` has such names given again
+by whoever resumes the run.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fasteraa_transforms.search.data.opening import open_dataset
+from fasteraa_transforms.search.data.samples import Samples
+from fasteraa_transforms.search.data.shards import Shards
+from fasteraa_transforms.search.data.table import DATASETS
+from fasteraa_transforms.search.runtime.output import command_line
+
+_NAMES_NO_CALLABLE = ("device", "precision")  # settings whose text may have a colon
+
+
+def make_source(
+    dataset: str = "digits",
+    *,
+    shards: Sequence[str] = (),
+    data_dir: str | os.PathLike[str] = "data",
+    description: str | None = None,
+) -> dict[str, Any]:
+    """The source of a run.
+
+    Args:
+        dataset: as for `open_dataset`.
+        shards: in place of a dataset, as for `Shards`.
+        data_dir: where torchvision finds or puts its files.
+        description: which images these are, in words.
+
+    Example:
+        >>> make_source("cifar10", data_dir="/data")
+        {'dataset': 'cifar10', 'data_dir': '/data'}
+        >>> make_source(shards=["pipe:cat x.tar"], description="ten pets")
+        {'shards': ['pipe:cat x.tar'], 'description': 'ten pets'}
+    """
+    described = {"description": description} if description else {}
+    if shards:
+        return {"shards": [url if _runs_command(url) else os.path.abspath(url) for url in shards], **described}
+    if dataset not in DATASETS and Path(dataset).is_dir():
+        dataset = os.path.abspath(dataset)
+    return {"dataset": dataset, "data_dir": os.path.abspath(data_dir), **described}
+
+
+def open_source(source: Mapping[str, Any], *, download: bool = False) -> Samples:
+    """The images of a source.
+
+    Args:
+        source: of `make_source`.
+        download: whether torchvision may download them.
+
+    Raises:
+        ValueError: as of `open_dataset`.
+        ImportError: as of `Shards`.
+
+    Example:
+        >>> len(open_source(make_source("digits")))
+        1797
+    """
+    if "shards" in source:
+        return Shards(source["shards"])
+    return open_dataset(source["dataset"], data_dir=source["data_dir"], download=download)
+
+
+def name_of(source: Mapping[str, Any]) -> str:
+    """What a policy that is searched on a source is called, if nobody says otherwise.
+
+    Example:
+        >>> name_of({"dataset": "my_pets:photographs"}), name_of({"shards": ["train.tar"]})
+        ('photographs', 'shards')
+    """
+    if "shards" in source:
+        return "shards"
+    dataset: str = source["dataset"]
+    if dataset in DATASETS:
+        return dataset
+    return Path(dataset).resolve().name if Path(dataset).is_dir() else dataset.rpartition(":")[2]
+
+
+def without_places(source: Mapping[str, Any]) -> dict[str, Any]:
+    """A source as a policy's provenance has it: without what is of this machine only, folders by their last part.
+
+    Example:
+        >>> without_places({"dataset": "/home/me/pets", "data_dir": "/home/me/data", "description": "pets"})
+        {'dataset': 'pets', 'description': 'pets'}
+    """
+    public = {key: value for key, value in source.items() if key != "data_dir"}
+    if os.path.isabs(str(source.get("dataset", ""))):
+        public["dataset"] = os.path.basename(os.path.normpath(source["dataset"]))
+    if "shards" in source:
+        public["shards"] = [os.path.basename(url) if os.path.isabs(url) else url for url in source["shards"]]
+    return public
+
+
+def moved(
+    saved: Mapping[str, Any],
+    *,
+    dataset: str | None = None,
+    shards: Sequence[str] = (),
+    data_dir: str | os.PathLike[str] | None = None,
+) -> dict[str, Any]:
+    """The saved source, in the places that are given now.
+
+    Args:
+        saved: of the run that is resumed.
+        dataset: the new place of a folder; other names are not used.
+        shards: the new places of shards.
+        data_dir: the new place of torchvision's files.
+
+    Example:
+        >>> moved({"dataset": "cifar10", "data_dir": "/old"}, data_dir="/new")
+        {'dataset': 'cifar10', 'data_dir': '/new'}
+    """
+    places = dict(saved)
+    if "shards" in saved:
+        return {**places, "shards": make_source(shards=shards)["shards"]} if shards else places
+    if data_dir is not None:
+        places["data_dir"] = os.path.abspath(data_dir)
+    if dataset is not None and os.path.isabs(saved["dataset"]) and Path(dataset).is_dir():
+        places["dataset"] = os.path.abspath(dataset)
+    return places
+
+
+def commands_in(source: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, str | list[str]]:
+    """What a saved run names that would execute code, by the flag that gives it again.
+
+    Args:
+        source: of the run.
+        settings: of the run, by their names.
+
+    Example:
+        >>> commands_in({"shards": ["a.tar", "pipe:rm -r x"]}, {"critic": "their:net", "device": "cuda:1"})
+        {'shards': ['a.tar', 'pipe:rm -r x'], 'critic': 'their:net'}
+    """
+    names: dict[str, str | list[str]] = {}
+    shards = [str(url) for url in source.get("shards", ())]
+    if any(map(_runs_command, shards)):
+        names["shards"] = shards
+    dataset = str(source.get("dataset", ""))
+    if dataset not in DATASETS and not os.path.isabs(dataset) and ":" in dataset:
+        names["dataset"] = dataset
+    named = {name: value for name, value in settings.items() if name not in _NAMES_NO_CALLABLE}
+    names |= {name: value for name, value in named.items() if any(":" in text for text in _as_list(value))}
+    return names
+
+
+def check_consent(
+    folder: object,
+    source: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    given: Mapping[str, Any],
+) -> None:
+    """Check that whoever resumes a run names again what the run's folder would execute.
+
+    Args:
+        folder: of the run, for the message.
+        source: that is going to be opened.
+        settings: of the run, by their names.
+        given: what the command line names, by the flags ``dataset``, ``shards``, and those of the settings.
+
+    Raises:
+        ValueError: something that executes code was not given, or is not what was given; says what to add.
+
+    Example:
+        >>> check_consent("runs/a", {"dataset": "their:pets"}, {}, {})
+        Traceback (most recent call last):
+        ValueError: runs/a names code that it would run: --dataset their:pets; if you trust it, name it again: ...
+    """
+    names = commands_in(source, settings)
+    unsaid = {flag: value for flag, value in names.items() if _as_list(given.get(flag)) != _as_list(value)}
+    if not unsaid:
+        return
+    flags = [part for flag, value in unsaid.items() for part in (f"--{flag.replace('_', '-')}", *_as_list(value))]
+    again = command_line("--resume", folder, *flags)
+    raise ValueError(
+        f"{folder} names code that it would run: {command_line(*flags)}; if you trust it, name it again: {again}"
+    )
+
+
+def _as_list(value: Any) -> list[str]:
+    if value is None:
+        return []
+    return [str(each) for each in value] if isinstance(value, list | tuple) else [str(value)]
+
+
+def _runs_command(url: str) -> bool:
+    """Whether webdataset may hand a shard to a shell: all but plain paths, as it expands lists and variables."""
+    return url == "-" or any(each in os.path.splitdrive(url)[1] for each in ":$")
