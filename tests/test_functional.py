@@ -18,7 +18,7 @@ from fasteraa_transforms.operations.extras import Extras
 from fasteraa_transforms.operations.table import OPERATIONS
 
 NEAREST, BILINEAR = InterpolationMode.NEAREST, InterpolationMode.BILINEAR
-GEOMETRY = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
+GEOMETRY = tuple(name for name, operation in OPERATIONS.items() if "fill" in operation.takes)
 ENHANCE = ("contrast", "color", "brightness", "sharpness")
 STRAIGHT_THROUGH = ("solarize", "posterize", "cutout")
 WITH_MAGNITUDE = [name for name, operation in OPERATIONS.items() if operation.has_magnitude]

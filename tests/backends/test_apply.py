@@ -204,6 +204,23 @@ def test_other_dtypes_are_within_a_level_of_uint8(
         assert (apart <= allowed).all()
 
 
+def test_half_precision_is_stretched_by_the_operations_that_the_page_names(photographs: Photographs) -> None:
+    images, stretched = crops(photographs, 60, 3, 48, 48), {}
+    for name, operation in OPERATIONS.items():
+        magnitude = torch.linspace(-1 if operation.signed else 0, 1, 60, dtype=torch.float64)
+        steps = zip(operation.parameter(magnitude).tolist(), range(60), strict=True)
+        plan = plan_of(*([(name, parameter, (n + 7) % 60)] for parameter, n in steps))
+        exact = apply(images.double() / 255, plan, interpolation=BILINEAR) * 255
+        for dtype, rounding in ((torch.float16, 1 / 16), (torch.bfloat16, 1 / 2)):
+            result = apply((images.double() / 255).to(dtype), plan, interpolation=BILINEAR).double() * 255
+            apart = (result - exact).abs().max().item()
+            if apart > 2 * rounding:  # when it comes in and when it goes out
+                stretched[name, dtype] = apart / rounding
+    assert {name for name, _ in stretched} == {"contrast", "color", "brightness", "sharpness", "auto_contrast"}
+    for (name, dtype), apart in stretched.items():
+        assert apart < (41 if name == "auto_contrast" else 3.8), (name, dtype)  # 1.9 of a pixel, 0.9 of luma, and 1
+
+
 def test_uint16_is_float64_rounded(photographs: Photographs) -> None:
     images, plan = (crops(photographs, 60, 3, 16, 21).int() * 257 - 100).clamp(0).to(torch.uint16), draw(60)
     assert images.double().div(257).frac().count_nonzero() > images.numel() / 2

@@ -38,7 +38,6 @@ Pixels = NDArray[np.uint8]
 
 NEAREST, BILINEAR = InterpolationMode.NEAREST, InterpolationMode.BILINEAR
 RESAMPLING = {NEAREST: Image.Resampling.NEAREST, BILINEAR: Image.Resampling.BILINEAR}
-GEOMETRY = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 
 # Name, parameter at magnitude 0, 0.5 and 1, signed, keywords.
 TABLE: list[tuple[str, tuple[float, float, float] | None, bool, tuple[str, ...]]] = [
@@ -61,8 +60,9 @@ TABLE: list[tuple[str, tuple[float, float, float] | None, bool, tuple[str, ...]]
     ("sample_pairing", (0, 0.2, 0.4), False, ("partner",)),
 ]
 NAMES = [name for name, *_ in TABLE]
+GEOMETRY = tuple(name for name, *_, takes in TABLE if "fill" in takes)
 
-# Every operation, the five of geometry once with each interpolation.
+# Every operation, those of geometry once with each interpolation.
 FORMS = [
     (name, interpolation) for name in NAMES for interpolation in ((NEAREST, BILINEAR) if name in GEOMETRY else (None,))
 ]

@@ -204,7 +204,8 @@ def test_the_recipe_for_a_new_operation(tmp_path: Path) -> None:
 
     # The photographs and the examples of Hypothesis take half of the time and find nothing here that others do not.
     selected = "(slant and not photograph and not anything) or boxes_as_torchvisions"
-    files = sorted({name for name in changed if name.startswith("tests/")} | {"tests/backends/test_cuda.py"})
+    shared = ["test_functional.py", "backends/test_cuda.py", "pipeline/test_targets.py", "policy/test_interchange.py"]
+    files = sorted({name for name in changed if name.startswith("tests/")} | {f"tests/{name}" for name in shared})
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", selected, *files]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

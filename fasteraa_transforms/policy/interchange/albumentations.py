@@ -14,6 +14,8 @@ from torchvision.transforms import InterpolationMode
 from fasteraa_transforms.backends.options import check_interpolation
 from fasteraa_transforms.operations import geometry as _geometry
 from fasteraa_transforms.operations import pillow as _pillow
+from fasteraa_transforms.operations.geometry import Affine
+from fasteraa_transforms.operations.kinds import Kind
 from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.policy.errors import PolicyError
 from fasteraa_transforms.policy.text import SubPolicies
@@ -107,15 +109,6 @@ class _Exporter:
         nothing: tuple[str, dict[str, Any]] = ("NoOp", {})
         height, width = self.height, self.width
         match name:
-            case "shear_x":
-                # About the centre there, about the top left here; the translation is in whole pixels there.
-                return self.affine(shear=("x", parameter), translate=("x", -parameter * height / 2))
-            case "shear_y":
-                return self.affine(shear=("y", parameter), translate=("y", -parameter * width / 2))
-            case "translate_x":
-                return self.affine(translate=("x", -self.matrix(name, parameter)[2]))
-            case "translate_y":
-                return self.affine(translate=("y", -self.matrix(name, parameter)[5]))
             case "rotate":
                 return "Rotate", {"limit": (parameter, parameter), **self.border}
             case "flip":
@@ -145,21 +138,23 @@ class _Exporter:
                 return ("CoarseDropout", hole) if right > left and bottom > top else nothing
             case "sample_pairing":  # an image alone has no partner
                 return nothing
+            case _ if (affine := self.affine(OPERATIONS[name].kind, parameter)) is not None:
+                return affine
             case _:  # sharpness below 1: it softens in other ways
                 expected = f"what albumentations has too, or {name} in leave_out"
                 raise PolicyError("<policy>", f"{place}[{index}]", f"{name} at {parameter:g}", expected)
 
-    def matrix(self, name: str, parameter: float) -> _geometry.Matrix:
-        kind = OPERATIONS[name].kind
-        assert isinstance(kind, _geometry.Affine)
-        return kind.matrix(parameter, self.height, self.width)
-
-    def affine(
-        self, translate: tuple[str, float], shear: tuple[str, float] | None = None
-    ) -> tuple[str, dict[str, Any]]:
-        axis, pixels = translate[0], round(translate[1])
-        arguments: dict[str, Any] = {"translate_px": {axis: (pixels, pixels)}, **self.border}
-        if shear is not None:
-            degrees = math.degrees(math.atan(shear[1]))
-            arguments["shear"] = {"x": (0, 0), "y": (0, 0), axis: (degrees, degrees)}
+    def affine(self, kind: Kind, parameter: float) -> tuple[str, dict[str, Any]] | None:
+        """An affine map as albumentations has it; None if it does more than shear along one axis and translate."""
+        if not isinstance(kind, Affine):
+            return None
+        a, b, c, d, e, f = kind.matrix(parameter, self.height, self.width)
+        if a != 1 or e != 1 or b * d != 0:
+            return None
+        # Shears are about the centre there, and translations the other way round, in whole pixels.
+        x, y = round(-(c + b * self.height / 2)), round(-(f + d * self.width / 2))
+        arguments: dict[str, Any] = {"translate_px": {"x": (x, x), "y": (y, y)}, **self.border}
+        if b or d:
+            along_x, along_y = (math.degrees(math.atan(shear)) for shear in (b, d))
+            arguments["shear"] = {"x": (along_x, along_x), "y": (along_y, along_y)}
         return "Affine", arguments
