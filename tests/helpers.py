@@ -1,9 +1,12 @@
 """What several test modules make in the same way."""
 
+import copy
 from typing import Any
 
 from torch import Tensor
 
+from fasteraa_transforms.operations.table import OPERATIONS
+from fasteraa_transforms.policy import Policy
 from fasteraa_transforms.search.algorithm.strength import Strength
 from fasteraa_transforms.search.algorithm.tools import Tools
 from fasteraa_transforms.search.algorithm.wasserstein import Wasserstein
@@ -30,3 +33,44 @@ def wasserstein(
     weights = {name: options.pop(name) for name in Wasserstein.__dataclass_fields__ if name in options}
     strength = None if target is None else Strength(target, multiplier_rate)
     return Wasserstein(Tools(mean, std, strength=strength, **options), **weights)
+
+
+def candidate(operation: str = "rotate", weight: Any = 1.0, probability: Any = 0.5, **magnitude: Any) -> dict[str, Any]:
+    """A candidate of a policy; with a magnitude of 0.4 if it has one and none is given."""
+    if OPERATIONS[operation].has_magnitude:
+        magnitude.setdefault("magnitude", 0.4)
+    return {"operation": operation, "weight": weight, "probability": probability, **magnitude}
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    """A valid policy file of 2 sub-policies, 2 stages, 2 candidates."""
+    stages = [
+        [candidate("rotate", 0.83, 0.61, magnitude=0.44), candidate("flip", 0.17, 0.5)],
+        [candidate("solarize", 0.5, 1.0), candidate("cutout", 0.5, 0.0)],
+    ]
+    content = {
+        "format": "fasteraa-policy",
+        "version": 1,
+        "name": "cifar10",
+        "sub_policies": [stages, copy.deepcopy(stages)],
+        "provenance": {"seed": 3, "hardware": None, "losses": [0.1, 0.2]},
+    }
+    return {**content, **changes}
+
+
+def example() -> Policy:
+    """A policy of 2 sub-policies, 2 stages, unequal numbers of candidates."""
+    return Policy(
+        [
+            [
+                [candidate("rotate", 5, 0.3), candidate("flip", 3, 0.9), candidate("posterize", 2, 0.6)],
+                [candidate("cutout", 1, 1.0)],
+            ],
+            [
+                [candidate("solarize", 1, 0.0), candidate("brightness", 9, 0.5, magnitude=1.0)],
+                [candidate("sample_pairing", 1, 0.5), candidate("invert", 1, 0.5)],
+            ],
+        ],
+        name="example",
+        provenance={"seed": 1},
+    )

@@ -1,6 +1,7 @@
 """Policy files on disk: reading one, and writing one whole or not at all."""
 
 import codecs
+import errno
 import os
 import secrets
 import stat
@@ -28,7 +29,7 @@ def read(source: str) -> bytes:
         PolicyError: the file cannot be read, is no regular file, is larger, or is no UTF-8.
     """
     try:
-        _check_kind(os.stat(source), source)  # before it is opened, which a device may obey
+        _check_kind(os.stat(source), source)  # before it is opened, to which a device may react
         with open(source, "rb", buffering=0, opener=_open) as file:
             status = os.fstat(file.fileno())
             _check_kind(status, source)
@@ -53,9 +54,13 @@ def read_text(source: str) -> str:
 
 def _check_kind(status: os.stat_result, source: str) -> None:
     """Raise PolicyError if a file is neither a regular one nor a folder; opening a folder fails by itself."""
-    for is_kind, name in _KINDS:
-        if is_kind(status.st_mode):
-            raise PolicyError(source, "$", name, "a policy file")
+    if kind := _kind(status.st_mode):
+        raise PolicyError(source, "$", kind, "a policy file")
+
+
+def _kind(mode: int) -> str | None:
+    """What a file is if it is neither a regular one nor a folder."""
+    return next((name for is_kind, name in _KINDS if is_kind(mode)), None)
 
 
 def _open(path: str, flags: int) -> int:
@@ -79,19 +84,29 @@ def _check_utf8(data: bytes, source: str) -> None:
 def write(data: bytes, path: str | os.PathLike[str]) -> None:
     """Write a file whole or not at all: if it fails, a previous file stays as it was.
 
+    The file has the rights of the one that it replaces, or else those of any new file. A symbolic link stays one.
+
     Raises:
-        OSError: the file cannot be written.
-        PolicyError: it would be larger than `read_text` accepts.
+        OSError: the file cannot be written, or the path leads to a FIFO, a socket or a device.
+        PolicyError: it would be larger than `read` accepts.
     """
     check_size(data, os.fspath(path))
-    target = Path(path).resolve()  # a symbolic link stays one
-    # Not `tempfile`, whose files nobody else may read; this one gets the rights of any new file.
+    target = Path(path).resolve()
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        mode = None
+    if mode is not None and (kind := _kind(mode)):
+        raise OSError(errno.EINVAL, f"a policy file should not replace {kind}", os.fspath(path))
+    # Not `tempfile`, whose files nobody else may read.
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if mode is not None:
+            temporary.chmod(stat.S_IMODE(mode))
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
