@@ -506,7 +506,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of 
 
 @linux
 def test_hostile_files_are_refused_at_little_cost(tmp_path: Path) -> None:
-    assert_cheap(300_000, tmp_path)
+    assert_cheap(150_000, tmp_path)
 
 
 @linux
