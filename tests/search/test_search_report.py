@@ -164,12 +164,11 @@ def test_the_verdict_comes_first(made: tuple[str, Page]) -> None:
 
 def test_curves_take_the_colour_of_the_page_and_do_not_clash(made: tuple[str, Page]) -> None:
     text, page = made
-    assert len(page.all("svg")) == 4
+    assert len(page.all("svg")) == 3 + len(OPERATIONS)
     assert [each["aria-label"] for each in page.all("div") if "aria-label" in each] == [
         "curves: losses",
         "curves: accuracies",
         "curves: policy",
-        "curves: shares",
     ]
     svgs = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
     for svg in svgs:
@@ -177,7 +176,7 @@ def test_curves_take_the_colour_of_the_page_and_do_not_clash(made: tuple[str, Pa
         assert "#010203" not in svg
         assert not re.search(r"fill: ?(#ffffff|white)", svg)
     clips = Counter(each for svg in svgs for each in re.findall(r'<clipPath id="(.*?)"', svg))
-    assert len(clips) >= 4
+    assert len(clips) >= 3
     assert set(clips.values()) == {1}
     words = {each for tag, each in page.texts if tag == "text"}
     assert {"wasserstein", "accuracy_augmented", "sample_pairing", "epoch"} <= words
@@ -579,7 +578,8 @@ def rendered(text: str, width: int, dark: bool, folder: Path) -> dict[str, Any]:
 def test_the_page_in_a_browser(width: int, dark: bool, made: tuple[str, Page], tmp_path: Path) -> None:
     found = rendered(made[0], width, dark, tmp_path)
     assert found["images"] == 3 * 8
-    assert len(found["curves"]) == 4
+    assert len(found["curves"]) == 3
+    assert len(found["charts"]) == len(OPERATIONS)
     assert all(280 < each <= width for each in found["curves"])
     assert any(found["scrolling"]) == (width == 360)
 

@@ -190,6 +190,33 @@ def operation_chart(curves: Curves, operation: str, budget: float) -> str:
     return _svg(170, bottom + 40, f"{operation}: {words}. Accuracy {readable}", parts)
 
 
+def share_chart(name: str, shares: Sequence[float], *, top: float) -> str:
+    """Share of one operation over the epochs of a search, as a small SVG element.
+
+    Args:
+        name: of the operation.
+        shares: one an epoch, from before the first one.
+        top: of the axis, the same for all operations.
+
+    Example:
+        >>> "3.0 % → 9.0 %" in share_chart("rotate", [0.03, 0.05, 0.09], top=0.1)
+        True
+    """
+    left, right, highest, bottom = 4, 166, 20, 68
+    step = (right - left) / max(len(shares) - 1, 1)
+    path = " ".join(
+        f"{left + step * i:.1f},{bottom - (bottom - highest) * share / top:.1f}" for i, share in enumerate(shares)
+    )
+    change = f"{shares[0]:.1%} → {shares[-1]:.1%}".replace("%", " %")
+    parts = [
+        f'<text x="0" y="12" font-weight="600">{escape(name)}</text>',
+        f'<path d="M{left} {bottom}H{right}" stroke="currentColor" opacity=".35"/>',
+        f'<polyline points="{path}" fill="none" stroke="{ACCENT}" stroke-width="1.8"/>',
+        f'<text x="0" y="{bottom + 13}" font-size="10.5">{change}</text>',
+    ]
+    return _svg(170, bottom + 18, f"{name}: share {change}", parts)
+
+
 def _wrapped(words: str) -> list[str]:
     """Two lines at most, of some thirty characters."""
     if len(words) <= 30:

@@ -15,7 +15,7 @@ from fasteraa_transforms.policy.pictures import describe
 from fasteraa_transforms.search.contenders.guard import Curves, Point
 from fasteraa_transforms.search.evaluation.statistics import Compared, compared_with
 from fasteraa_transforms.search.report import plots as pictures
-from fasteraa_transforms.search.report.charts import Bar, bar_chart, operation_chart
+from fasteraa_transforms.search.report.charts import Bar, bar_chart, operation_chart, share_chart
 from fasteraa_transforms.search.report.html import code, dim, document, figure, table
 
 _ORIGINALS, _SAMPLES = 2, 3  # of each sub-policy: so many images, each so often augmented
@@ -331,15 +331,24 @@ def _course(policy: Policy, metrics: Sequence[dict[str, Any]]) -> list[str]:
         *(
             f'<div role="img" aria-label="curves: {name}">{pictures.curve_svg(metrics, name)}</div>'
             for name in pictures.PANELS
+            if name != "shares"
         ),
         "</div>",
-        dim("Share: selection × probability, mean over all stages, at the start and at the end."),
+        dim("The share of each operation: selection × probability, mean over all stages, epoch by epoch."),
+        f'<div class="small">{"".join(_share_charts(shares))}</div>',
+        dim("The same at the start, and of the policy that is kept."),
         table(
             ("operation", "start", "end", "change"),
             ((name, *_change(shares[0][name], final[name])) for name in shares[0]),
             numbers=(1, 2, 3),
         ),
     ]
+
+
+def _share_charts(shares: Sequence[Mapping[str, float]]) -> Iterable[str]:
+    top = max(max(each.values()) for each in shares) or 1.0
+    for name in shares[0]:
+        yield f"<div>{share_chart(name, [each[name] for each in shares], top=top)}</div>"
 
 
 def _change(start: float, end: float) -> tuple[str, str, str]:

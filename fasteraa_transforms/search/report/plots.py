@@ -45,6 +45,27 @@ def _shares(axes: Any, metrics: Rows) -> None:
         style = ("-", "--", ":")[i // 6]
         axes.plot(x, [share[name] for share in shares], style, color=f"C{i % 6}", label=name)
     axes.set(title="effective share (selection × probability)", xlabel="epoch", ylim=(0, None))
+    _name_lines(axes)
+
+
+def _name_lines(axes: Any) -> None:
+    """Write the name of each line right of its end, apart from its neighbours."""
+    low, high = axes.get_ylim()
+    step = (high - low) / 24
+    place = low - step
+    for line in sorted(axes.get_lines(), key=lambda line: line.get_ydata()[-1]):
+        place = max(place + step, line.get_ydata()[-1])
+        axes.annotate(
+            line.get_label(),
+            (line.get_xdata()[-1], line.get_ydata()[-1]),
+            (1.04, place),
+            textcoords=axes.get_yaxis_transform(),
+            fontsize=7,
+            verticalalignment="center",
+            color=line.get_color(),
+            arrowprops={"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.5},
+            annotation_clip=False,
+        )
 
 
 PANELS: dict[str, Callable[[Any, Rows], None]] = {
@@ -68,9 +89,7 @@ def curves(metrics: Rows, path: str | Path) -> None:
     figure = Figure(figsize=(12, 8), layout="constrained")
     for axes, (name, draw) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
         draw(axes, metrics)
-        if name == "shares":
-            axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-        else:
+        if name != "shares":
             axes.legend(fontsize=8)
     figure.savefig(path, dpi=100)
 
@@ -90,12 +109,10 @@ def curve_svg(metrics: Rows, panel: str) -> str:
     # Text stays text, and names inside of the SVG do not clash with those of another one on the same page.
     style: Any = dict.fromkeys(keys, ink) | {"svg.fonttype": "none", "svg.hashsalt": panel}
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(4.2, 4.6 if panel == "shares" else 3.6), layout="constrained")
+        figure = Figure(figsize=(4.2, 3.6), layout="constrained")
         axes = figure.subplots()
         PANELS[panel](axes, metrics)
-        figure.legend(
-            loc="outside lower center", ncols={"shares": 3, "policy": 1}.get(panel, 2), fontsize=8, frameon=False
-        )
+        figure.legend(loc="outside lower center", ncols=1 if panel == "policy" else 2, fontsize=8, frameon=False)
         file = io.StringIO()
         figure.savefig(
             file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
