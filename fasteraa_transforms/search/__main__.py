@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from fasteraa_transforms.search.data.opening import open_dataset
 from fasteraa_transforms.search.data.shards import Shards
 from fasteraa_transforms.search.data.table import DATASETS
+from fasteraa_transforms.search.report.page import how_to_use
 from fasteraa_transforms.search.run import SearchFailed, search
 from fasteraa_transforms.search.runtime.folder import RunFolder
 from fasteraa_transforms.search.runtime.world import RanksLost, exit_with, join
@@ -78,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             out = command.resume
             source, name, settings = world.from_first(lambda: _saved(out))
-        search(
+        policy = search(
             Shards(source["shards"])
             if "shards" in source
             else world.after_first(
@@ -101,9 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
         world.tell(f"error: {error}")
         return 2
     if world.first:
-        print(
-            f"wrote {out / 'policy.json'}; augment with FasterAutoAugment.from_pretrained({str(out / 'policy.json')!r})"
-        )
+        print(f"wrote {out / 'policy.json'}; {how_to_use(policy, out / 'policy.json')}")
     return 0
 
 

@@ -657,7 +657,15 @@ class _Run:
             if self.data.images.shape[1] in (1, 3):
                 sheet = contact_sheet(policy, self.probe[:8])
                 sheet.save(folder.path / "contact_sheet.png")
-            page = report.page(policy, verdict=verdict, metrics=rows, images=self.probe, source=self.source)
+            tried = {
+                file.stem: Policy.load(file)
+                for kind in ("strength", "uniform")
+                for file in sorted(folder.path.glob(f"{kind}-*.json"))
+                if report.changes_nothing(policy)
+            }
+            page = report.page(
+                policy, verdict=verdict, metrics=rows, images=self.probe, tried=tried, source=self.source
+            )
             folder.replace(folder.path / "report.html", lambda file: file.write_text(page, encoding="utf-8"))
         if self.progress:
             print("\n".join(verdict))

@@ -27,6 +27,8 @@ from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.policy.pictures import contact_sheet, tile
 from fasteraa_transforms.relaxed import RelaxedPolicy
 from fasteraa_transforms.search import Digits, Settings, load_images, search
+from fasteraa_transforms.search.__main__ import main
+from fasteraa_transforms.search.algorithm import diagnosis
 from fasteraa_transforms.search.contenders.guard import Curves, Point
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
@@ -502,6 +504,23 @@ def test_a_run_leaves_its_report(tmp_path: Path) -> None:
     rows = dict(page.tables()[2])
     assert rows["versions.torch"] == torch.__version__.partition("+")[0] or rows["versions.torch"] == torch.__version__
     assert rows["images"] == "64"
+    assert len(page.all("img")) == 2 * 8
+
+
+def test_a_search_that_keeps_nothing_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(diagnosis, "best_trial", lambda trials, count: 1)  # the second one, of strength 0
+    arguments = (
+        "digits --num-images 64 --batch-size 32 --sub-policies 3 --stages 1 --image-size 8 --padding 1 --epochs 1"
+    )
+    more = "--strengths 0.5 0 --uniform all --classifier-epochs 1 --validation-steps 1"
+    assert main([*arguments.split(), *more.split(), "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert f"wrote {tmp_path / 'policy.json'}; it changes nothing: train without augmentation" in printed
+    assert "augment with" not in printed
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert [each for tag, each in page.texts if tag == "h3"] == ["strength-0.5", "uniform-all"]
     assert len(page.all("img")) == 2 * 8
 
 

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -88,6 +89,18 @@ def changes_nothing(policy: Policy) -> bool:
         True
     """
     return all(each.probability == 0 for sub_policy in policy.sub_policies for stage in sub_policy for each in stage)
+
+
+def how_to_use(policy: Policy, path: Path) -> str:
+    """What to do with the policy of a run, which lies at ``path``.
+
+    Example:
+        >>> print(how_to_use(Policy([[[{"operation": "flip", "weight": 1, "probability": 1}]]]), Path("policy.json")))
+        augment with FasterAutoAugment.from_pretrained('policy.json')
+    """
+    if changes_nothing(policy):
+        return "it changes nothing: train without augmentation"
+    return f"augment with FasterAutoAugment.from_pretrained({str(path)!r})"
 
 
 # --- the race ---------------------------------------------------------------------------------------------------------
