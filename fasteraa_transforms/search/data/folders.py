@@ -10,6 +10,7 @@ from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from fasteraa_transforms.pipeline.image_files import open_image
+from fasteraa_transforms.search.runtime.output import in_a_line
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "val", "valid", "validation")
@@ -251,7 +252,7 @@ def listed(names: Iterable[str], limit: int = 10) -> str:
         >>> listed("abcd", 2)
         'a, b and 2 more'
     """
-    found = list(names)
+    found = [in_a_line(name) for name in names]
     more = f" and {len(found) - limit} more" if len(found) > limit else ""
     return ", ".join(found[:limit]) + more
 

@@ -13,6 +13,7 @@ from fasteraa_transforms.search.data.masks import hold_masks, is_mask, read_mask
 from fasteraa_transforms.search.data.samples import UNREADABLE, Samples, decode, parts_of, to_uint8
 from fasteraa_transforms.search.data.subset import draw
 from fasteraa_transforms.search.runtime.hardware import memory
+from fasteraa_transforms.search.runtime.output import in_a_line
 
 _NAMED = 10  # unreadable images that a message names
 _LARGE = 2**18  # pixels of an image that is called large
@@ -100,12 +101,12 @@ def _decoded(sample: Any, name: str, size: tuple[int, int] | None) -> tuple[Any,
         _Broken: one of them cannot be read.
     """
     if isinstance(sample, Exception):
-        raise _Broken(f"{name} ({sample})") from sample
+        raise _Broken(in_a_line(f"{name} ({sample})")) from sample
     image, target = parts_of(sample, name)
     try:
         return decode(image, at_least=None if is_mask(target) else size), decode(target)
     except UNREADABLE as error:
-        raise _Broken(f"{name} ({error})") from error
+        raise _Broken(in_a_line(f"{name} ({error})")) from error
 
 
 def _check_broken(broken: list[str], read: int, skip: bool) -> str:

@@ -179,6 +179,24 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def to_document(value: object) -> str:
+    """``value`` as an indented JSON document, null for numbers that are not finite.
+
+    Example:
+        >>> print(to_document({"name": "für", "loss": float("inf")}), end="")
+        {
+          "name": "für",
+          "loss": null
+        }
+    """
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # names of files may hold what UTF-8 does not
+        text = json.dumps(plain(value), indent=2, allow_nan=False)
+    return text + "\n"
+
+
 def to_line(row: Mapping[str, Any]) -> str:
     r"""``row`` as a line of JSON, null for a number that is not finite.
 

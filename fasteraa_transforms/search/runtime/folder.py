@@ -283,7 +283,7 @@ class RunFolder:
 
     def replace_json(self, path: Path, value: object) -> None:
         """Write ``value`` as JSON in the place of ``path``."""
-        self.replace_text(path, json.dumps(files.plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        self.replace_text(path, files.to_document(value))
 
 
 def _difference(mine: object, theirs: object) -> str:

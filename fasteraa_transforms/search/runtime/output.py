@@ -98,8 +98,22 @@ def visible(text: str) -> str:
     return "".join(each if each.isprintable() or each in "\n\t" else _escape(each) for each in text)
 
 
+def in_a_line(text: object) -> str:
+    r"""``text`` with all control characters as escapes, lines' ends as well: for names of files within a message.
+
+    Example:
+        >>> in_a_line("two\nlines") == r"two\nlines"
+        True
+    """
+    return "".join(each if each.isprintable() or each == " " else _escape_any(each) for each in str(text))
+
+
 def _escape(character: str) -> str:
-    return character if character.isspace() and character != "\r" else ascii(character)[1:-1]
+    return character if character.isspace() and character != "\r" else _escape_any(character)
+
+
+def _escape_any(character: str) -> str:
+    return ascii(character)[1:-1]
 
 
 def command_line(*parts: object) -> str:
