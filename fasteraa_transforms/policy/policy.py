@@ -176,9 +176,10 @@ class Policy:
         The provenance lists the operations that differ from Fast AutoAugment's in a detail.
 
         Args:
-            source: the list, or the path of a file with it: as a Python or JSON literal, or the published
-                ``archive.py``. Files are read as data, never executed; 1 MiB at most.
-            function: for ``archive.py``, the function that returns the policy, such as "fa_reduced_cifar10".
+            source: the list, or the path of a file with it: as a Python or JSON literal, the published ``archive.py``,
+                or DADA's ``genotype.py``. Files are read as data, never executed; 1 MiB at most.
+            function: the function of the file that returns the policy, such as "fa_reduced_cifar10", or the name that
+                the file gives to the list, such as "CIFAR10".
 
         Raises:
             PolicyError: the file cannot be read, or a value in it is refused, such as an operation without an equal.
@@ -198,26 +199,31 @@ class Policy:
         return cls(**fast_autoaugment.convert(source, function))
 
     @classmethod
-    def from_autoalbument(cls, path: str | os.PathLike[str], prune: float = 0.0) -> "Policy":
+    def from_autoalbument(
+        cls, path: str | os.PathLike[str], prune: float = 0.0, leave_out: Collection[str] = ()
+    ) -> "Policy":
         """A policy that AutoAlbument searched, from the JSON file that it saves (``policy/latest.json``).
 
-        AutoAlbument keeps every operation in every stage, the unused ones with next to no share; ``prune`` leaves these
-        out. docs/policies-of-others.md says which operations have an equal, and why the others have none.
+        AutoAlbument keeps every operation in every stage, the unused ones with next to no share. ``prune`` leaves these
+        out. In the share of an operation that is left out nothing happens. docs/policies-of-others.md says which
+        operations have an equal, and why the others have none.
 
         Args:
             path: the file, at most 16 MiB.
-            prune: an operation that a stage applies less often than this is left out; in its share of the draws nothing
-                happens. In [0, 1); at 0 only operations that are never applied are left out.
+            prune: an operation is left out of a stage that applies it less often than this. In [0, 1); at 0 only
+                operations that are never applied are left out.
+            leave_out: transforms, such as "RGBShift", that are left out wherever no operation is equal to them. Their
+                shares of the draws go to ``provenance["shares_left_out"]``.
 
         Raises:
             PolicyError: the file cannot be read, or a value in it is refused.
-            ValueError: ``prune`` is out of range.
+            ValueError: ``prune`` is out of range, or ``leave_out`` is no collection of names.
 
         Source: albumentations-team/autoalbument, ``policy_model.py`` and ``policy_operations.py``.
         """
         from fasteraa_transforms.policy.interchange import autoalbument
 
-        return cls(**autoalbument.convert(path, prune))
+        return cls(**autoalbument.convert(path, prune, leave_out))
 
     def to_albumentations(
         self,

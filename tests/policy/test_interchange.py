@@ -1,7 +1,9 @@
 """Policies of others: what they mean there is what they do here, and what means something else is refused."""
 
 import json
+import math
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -274,7 +276,7 @@ def test_fast_autoaugment_reads_the_archive(archive: Path) -> None:
         ),
         ("autoaug_policy", "a decorated autoaug_policy", "a function without a decorator"),
         ("harmful", "line 30 of harmful", "lists, named and added up, and a return"),
-        ("missing", "no function missing", "the function that returns the policy"),
+        ("missing", "no function or list missing", "one that returns or is the policy"),
         ("endless", "no list ('more than 100000 sub-policies')", "a list of sub-policies"),
     ],
 )
@@ -287,6 +289,34 @@ def test_fast_autoaugment_computes_nothing(archive: Path) -> None:
     path, found, expected = refused(Policy.from_fast_autoaugment, archive, function="computed")
     assert (path, expected) == ("$", "a list of sub-policies")
     assert found.startswith("no list ('malformed node or string")
+
+
+# As the published genotypes of DADA: one list a line, with two names each.
+GENOTYPES = """
+CIFAR10 = augmented_10 = [[('ShearX', 0.52, 0.58), ('Rotate', 0.57, 0.53)], [('Color', 0.5, 0.46), ('Flip', 0.5, 0)]]
+SVHN = [[('Solarize', 0.61, 0.53), ('Brightness', 0.64, 0.5)]]
+BOTH = SVHN + CIFAR10
+SEED, NAME = 7, 'dada'
+COUNT = len(SVHN)
+
+# OLD = [[('Invert', 0.5, 0.5)]]
+"""
+
+
+def test_fast_autoaugment_reads_lists_by_their_names(tmp_path: Path) -> None:
+    path = tmp_path / "genotype.py"
+    path.write_text(GENOTYPES, encoding="utf-8")
+    policy = Policy.from_fast_autoaugment(path, function="CIFAR10")
+    assert policy == Policy.from_fast_autoaugment(path, function="augmented_10")
+    assert policy == Policy.from_fast_autoaugment(
+        [[("ShearX", 0.52, 0.58), ("Rotate", 0.57, 0.53)], [("Color", 0.5, 0.46), ("Flip", 0.5, 0)]]
+    )
+    assert (policy.name, policy.provenance["converted_from"]) == ("CIFAR10", "Fast AutoAugment, genotype.py")
+    assert len(Policy.from_fast_autoaugment(path, function="BOTH")) == 3
+    found = "the lists CIFAR10, augmented_10, SVHN, BOTH"
+    assert refused(Policy.from_fast_autoaugment, path) == ("$", found, "the name of one as `function`")
+    for name in ("OLD", "SEED", "NAME", "COUNT"):
+        assert refused(Policy.from_fast_autoaugment, path, function=name)[1] == f"no function or list {name}"
 
 
 @pytest.mark.parametrize(
@@ -382,6 +412,12 @@ def scaled(p: float, contrast: float, brightness: float = 0) -> dict[str, Any]:
     return transform("RandomBrightnessContrast", p, **limits, brightness_by_max=True)
 
 
+def moved(p: float, rotate: float = 0, x: float = 0, y: float = 0, scale: float = 0.0) -> dict[str, Any]:
+    limits = {"shift_limit_x": x, "shift_limit_y": y, "scale_limit": scale, "rotate_limit": rotate}
+    border = {"interpolation": 1, "border_mode": 4, "value": None, "mask_value": None}
+    return transform("ShiftScaleRotate", p, **{key: [value, value] for key, value in limits.items()}, **border)
+
+
 SHIFT = {"r_shift_limit": [-211, -211], "g_shift_limit": [-0.0, 0.0], "b_shift_limit": [-0.0, 0.0]}
 
 
@@ -472,9 +508,13 @@ PLACE = "$.transform.transforms[1].transforms[0].transforms[0]"
     [
         (transform("RGBShift", 0.5, **SHIFT), "", "RGBShift", "(it shifts single channels)"),
         (transform("VerticalFlip", 0.5), "", "VerticalFlip", "(it mirrors top to bottom)"),
-        (transform("ShiftScaleRotate", 0.5), "", "ShiftScaleRotate", "with reflections, here it is one colour)"),
+        (moved(0.5, scale=5.1), ".scale_limit", "[5.1, 5.1]", "0: nothing here scales"),
+        (moved(0.5, rotate=-49.8), ".rotate_limit", "-49.8", "at most 30, the severest rotate"),
+        (moved(0.5, x=0.9), ".shift_limit_x", "0.9", "at most 0.45, the severest translate_x"),
+        (moved(0.5, rotate=3, y=0.1), "", "rotate_limit and shift_limit_y", "one of them"),
+        (transform("ShiftScaleRotate", 0.5), ".scale_limit", "nothing", "a policy as AutoAlbument saves it"),
         (transform("CoarseDropout", 0.5), "", "CoarseDropout", "(its holes are black, lie wholly inside"),
-        (transform("Blur", 0.5), "", "Blur", "HorizontalFlip, Solarize, RandomBrightnessContrast or NoOp"),
+        (transform("Blur", 0.5), "", "Blur", "RandomBrightnessContrast, ShiftScaleRotate or NoOp"),
         (scaled(0.5, 0.0, 0.3), ".brightness_limit", "[0.3, 0.3]", "0: it adds, brightness here multiplies"),
         (scaled(0.5, 2.0), ".contrast_limit", "a factor of 3", "a factor in [0.1, 1.9], the range of brightness"),
         (transform("Solarize", 0.5, threshold=[0, 255]), ".threshold", "[0, 255]", "twice the same number"),
@@ -497,6 +537,120 @@ def test_autoalbument_refuses_transforms(
     assert where == f"{PLACE}.transforms[0]{path}"
     assert what == found or found is None
     assert expected in wanted
+    name = each.get("__class_fullname__", "") if isinstance(each, dict) else ""
+    if isinstance(name, str) and name.startswith(MODULE) and not path.endswith(".p"):
+        name = name.removeprefix(MODULE)
+        assert wanted.endswith(f"; or {name} in leave_out")
+        policy = Policy.from_autoalbument(saved(tmp_path, document), leave_out=[name, "Unused"])
+        assert policy.sub_policies[0][0][0].probability == 0
+        assert policy.provenance["shares_left_out"] == {name: pytest.approx(0.25)}  # half of one of two sub-policies
+
+
+@pytest.mark.parametrize(
+    ("limits", "operation"),
+    [
+        ({"rotate": 8.77}, "rotate"),
+        ({"rotate": -18.79}, "rotate"),
+        ({"x": 0.294}, "translate_x"),
+        ({"x": -0.015}, "translate_x"),
+        ({"y": 0.343}, "translate_y"),
+        ({"y": -0.263}, "translate_y"),
+        ({}, "rotate"),
+    ],
+)
+def test_autoalbument_moves_as_opencv_does(limits: dict[str, float], operation: str, tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    policy = Policy.from_autoalbument(
+        saved(tmp_path, autoalbument(composition("OneOf", 1, moved(0.5, **limits), noop(0.5))))
+    )
+    ((candidate,),) = policy.sub_policies[0]
+    assert (candidate.operation, candidate.probability) == (operation, pytest.approx(0.5))
+    (parameter,) = parameters(Policy([[[candidate]]]))
+    # What the versions of albumentations that AutoAlbument ran with do, with a border of one colour.
+    width, height = 96, 64
+    matrix = cv2.getRotationMatrix2D((width / 2 - 0.5, height / 2 - 0.5), limits.get("rotate", 0), 1.0)
+    matrix[0, 2] += limits.get("x", 0) * width
+    matrix[1, 2] += limits.get("y", 0) * height
+    for image in resized(width, height):
+        theirs = cv2.warpAffine(np.asarray(image), matrix, (width, height), flags=cv2.INTER_LINEAR)
+        ours = np.asarray(apply(image, one_plan(operation, parameter), interpolation=InterpolationMode.BILINEAR))
+        other = np.asarray(apply(image, one_plan(operation, -parameter), interpolation=InterpolationMode.BILINEAR))
+        apart = np.abs(ours.astype(int) - theirs).mean()
+        assert apart < 12  # whole pixels here, and fractions of them there
+        assert not parameter or apart < np.abs(other.astype(int) - theirs).mean() / 2
+    differences = policy.provenance["differences"]
+    assert [text.partition(":")[0] for text in differences] == [operation]
+    assert "reflected there" in differences[0]
+
+
+def published(rng: np.random.Generator) -> dict[str, Any]:
+    """A stage as in the files that AutoAlbument's authors published: all of its operations, one after the other."""
+    hole = {"max_holes": 16, "min_holes": 16, "fill_value": 0, "mask_fill_value": None}
+    shares = rng.dirichlet(np.full(15, 0.1)).tolist()
+    return composition(
+        "OneOf",
+        1,
+        *(transform("RGBShift", p, **SHIFT) for p in shares[:3]),
+        scaled(shares[3], 0.0, rng.uniform(-1, 1)),
+        scaled(shares[4], rng.uniform(0, 10)),
+        transform("Solarize", shares[5], threshold=[94, 94]),
+        transform("HorizontalFlip", shares[6]),
+        transform("VerticalFlip", shares[7]),
+        moved(shares[8], rotate=rng.uniform(-180, 180)),
+        moved(shares[9], x=rng.uniform(-1, 1)),
+        moved(shares[10], y=rng.uniform(-1, 1)),
+        moved(shares[11], scale=rng.uniform(0, 10)),
+        transform("CoarseDropout", shares[12], max_height=31, max_width=31, min_height=31, min_width=31, **hole),
+        transform("CoarseDropout", shares[13], max_height=2, max_width=2, min_height=2, min_width=2, **hole),
+        noop(shares[14]),
+    )
+
+
+def test_autoalbument_says_what_was_left_out_and_its_share(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    stages = [[published(rng) for _ in range(4)] for _ in range(25)]
+    members = [composition("Sequential", 0.04, *row) for row in stages]
+    document = {"__version__": "0.5.2", "transform": composition("Compose", 1.0, composition("OneOf", 1, *members))}
+    path = saved(tmp_path, document)
+    with pytest.raises(PolicyError, match="in leave_out"):
+        Policy.from_autoalbument(path)
+    names = {"RGBShift", "RandomBrightnessContrast", "VerticalFlip", "ShiftScaleRotate", "CoarseDropout"}
+    policy = Policy.from_autoalbument(path, leave_out=names)
+    assert (len(policy), policy.stages) == (25, 4)
+    shares = policy.provenance["shares_left_out"]
+    assert set(shares) == names
+    assert list(shares.values()) == sorted(shares.values(), reverse=True)
+    each = [transform for row in stages for stage in row for transform in stage["transforms"]]
+    rgb = math.fsum(one["p"] for one in each if one["__class_fullname__"].endswith("RGBShift")) / 100
+    nothing = math.fsum(one["p"] for one in each if one["__class_fullname__"].endswith("NoOp")) / 100
+    assert shares["RGBShift"] == pytest.approx(rgb)
+    # What is converted, what is left out and what does nothing are all draws.
+    converted = policy.effective_share()
+    assert math.fsum(converted.values()) + math.fsum(shares.values()) + nothing == pytest.approx(1)
+    assert {name for name, share in converted.items() if share} == {
+        *("flip", "solarize", "brightness", "rotate", "translate_x", "translate_y")
+    }
+    assert Policy.from_json(policy.to_json()).provenance == policy.provenance
+
+
+def test_autoalbument_takes_names_to_leave_out(tmp_path: Path) -> None:
+    path = saved(tmp_path, autoalbument(composition("OneOf", 1, transform("HorizontalFlip", 0.5), noop(0.5))))
+    policy = Policy.from_autoalbument(path, leave_out=["HorizontalFlip"])
+    assert policy == Policy.from_autoalbument(path)  # what has an equal is converted all the same
+    assert "shares_left_out" not in policy.provenance
+    for wrong in ("RGBShift", [3]):
+        with pytest.raises(ValueError, match="leave_out should hold names of transforms, but got"):
+            Policy.from_autoalbument(path, leave_out=wrong)  # type: ignore[arg-type]
+
+
+def test_autoalbument_with_millions_of_values_is_refused_at_little_cost(tmp_path: Path) -> None:
+    path = saved(tmp_path, '{"transform": [' + "{}," * 500_000 + "{}]}")
+    tracemalloc.start()
+    found = refused(Policy.from_autoalbument, path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == ("$", "more than 250000 values", "at most 250000")
+    assert peak < 3 * path.stat().st_size
 
 
 ROOT = "$.transform.transforms"

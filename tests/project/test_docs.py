@@ -83,7 +83,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photographs: list[npt.
     shutil.copy(shipped, tmp_path / "runs/digits/policy.json")
     Image.fromarray(photographs[0][:96, :128]).save(tmp_path / "photo.jpg")
     (tmp_path / "archive.py").write_text(FAST_AUTOAUGMENT)
-    stage = autoalbument("OneOf", 1.0, autoalbument("HorizontalFlip", 0.25), autoalbument("NoOp", 0.75))
+    (tmp_path / "genotype.py").write_text("CIFAR10 = [[('ShearX', 0.5, 0.6), ('Rotate', 0.6, 0.5)]]", "utf-8")
+    transforms = [autoalbument(name, p) for name, p in (("HorizontalFlip", 0.25), ("RGBShift", 0.005), ("NoOp", 0.745))]
+    stage = autoalbument("OneOf", 1.0, *transforms)
     policy = autoalbument("OneOf", 1.0, *[autoalbument("Sequential", 0.5, stage)] * 2)
     document = {"__version__": "1.0.0", "transform": autoalbument("Compose", 1.0, policy)}
     (tmp_path / "policy/latest.json").write_text(json.dumps(document))

@@ -3,6 +3,7 @@
 import ast
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,50 +92,70 @@ def _candidate(row: Any, source: str, place: tuple[int, ...]) -> dict[str, Any]:
     return {**_CANDIDATES[name](level), "weight": 1.0, "probability": float(probability)}
 
 
-def _python_list(text: str, source: str, function: str | None) -> Any:
-    """The list that a text is, or that one of its functions returns; read from the syntax tree, nothing is executed."""
+def _python_list(text: str, source: str, name: str | None) -> Any:
+    """The list that a text is, or that it gives a name to, or that one of its functions returns.
+
+    The list is read from the syntax tree; nothing is executed.
+    """
     if len(text) > _MAX_CHARACTERS:
         raise PolicyError(source, "$", f"{len(text)} characters", f"at most {_MAX_CHARACTERS}")
     try:
         body = ast.parse(text).body
-        if function is None:
-            functions = [node.name for node in body if isinstance(node, ast.FunctionDef)]
-            if functions:
-                raise PolicyError(source, "$", f"the functions {', '.join(functions)}", "the name of one as `function`")
-            if not (len(body) == 1 and isinstance(body[0], ast.Expr)):
-                raise PolicyError(source, "$", f"{len(body)} statements", "one list of sub-policies")
+        if len(body) == 1 and isinstance(body[0], ast.Expr) and name is None:
             return ast.literal_eval(body[0].value)
-        for node in body:
-            if isinstance(node, ast.FunctionDef) and node.name == function:
-                return _returned(node, source)
+        functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
+        lists = _named_lists(body)
+        if name is None:
+            kinds = (("functions", functions), ("lists", lists))
+            found = [f"the {kind} {', '.join(names)}" for kind, names in kinds if names]
+            if found:
+                raise PolicyError(source, "$", " and ".join(found), "the name of one as `function`")
+            raise PolicyError(source, "$", f"{len(body)} statements", "one list of sub-policies")
+        if name in lists:
+            return lists[name]
+        if name in functions:
+            return _returned(functions[name], lists, source)
     except PolicyError:
         raise
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise PolicyError(source, "$", f"no list ({shown(str(error))})", "a list of sub-policies") from None
-    raise PolicyError(source, "$", f"no function {function}", "the function that returns the policy")
+    raise PolicyError(source, "$", f"no function or list {name}", "one that returns or is the policy")
 
 
-def _returned(function: ast.FunctionDef, source: str) -> Any:
+def _named_lists(body: list[ast.stmt]) -> dict[str, Any]:
+    """The lists that statements give names to, and nothing else that they do."""
+    names: dict[str, Any] = {}
+    for node in body:
+        if isinstance(node, ast.Assign):
+            with suppress(ValueError, TypeError):  # what is assigned is something else
+                value = _value(node.value, names)
+                if isinstance(value, list):
+                    names |= {target.id: value for target in node.targets if isinstance(target, ast.Name)}
+    return names
+
+
+def _value(node: ast.expr, names: dict[str, Any]) -> Any:
+    """The value of a literal, a name, or a sum of them."""
+    if isinstance(node, ast.Name) and node.id in names:
+        return names[node.id]
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        total = _value(node.left, names) + _value(node.right, names)
+        if len(total) > _MAX_SUB_POLICIES:
+            raise ValueError(f"more than {_MAX_SUB_POLICIES} sub-policies")
+        return total
+    return ast.literal_eval(node)
+
+
+def _returned(function: ast.FunctionDef, lists: dict[str, Any], source: str) -> Any:
     """What a function returns that does no more than name lists and add them up, as those of archive.py do."""
     if function.decorator_list:  # there: from AutoAugment's levels and pixels to levels in [0, 1]
         raise PolicyError(source, "$", f"a decorated {function.name}", "a function without a decorator")
-    names: dict[str, Any] = {}
-
-    def value(node: ast.expr) -> Any:
-        if isinstance(node, ast.Name) and node.id in names:
-            return names[node.id]
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-            total = value(node.left) + value(node.right)
-            if len(total) > _MAX_SUB_POLICIES:
-                raise ValueError(f"more than {_MAX_SUB_POLICIES} sub-policies")
-            return total
-        return ast.literal_eval(node)
-
+    names = dict(lists)
     for node in function.body:
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            names[node.targets[0].id] = value(node.value)
+            names[node.targets[0].id] = _value(node.value, names)
         elif isinstance(node, ast.Return) and node.value is not None:
-            return value(node.value)
+            return _value(node.value, names)
         elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):  # a docstring
             break
     place = f"line {node.lineno}"
