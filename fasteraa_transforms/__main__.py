@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from fasteraa_transforms.operations.table import OPERATIONS
+from fasteraa_transforms.pipeline.image_files import open_image
 from fasteraa_transforms.pipeline.transform import FasterAutoAugment
 from fasteraa_transforms.policy.pictures import sub_policy_sheet
 from fasteraa_transforms.policy.policy import Policy
@@ -94,8 +95,10 @@ def _squares(paths: list[Path], side: int | None) -> Tensor:
     """The middles of the pictures, uint8 [N, 3, S, S]."""
     pictures = []
     for path in paths:
-        with Image.open(path) as picture:
-            pictures.append(ImageOps.exif_transpose(picture).convert("RGB"))
+        try:
+            pictures.append(open_image(path, upright=True).convert("RGB"))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     side = side or min(_SIDE, *(min(picture.size) for picture in pictures))
     return torch.stack([tv.pil_to_tensor(ImageOps.fit(picture, (side, side))) for picture in pictures])
 

@@ -109,11 +109,15 @@ _kept = functools.lru_cache(maxsize=64)(_checked)
 
 def check_image(image: Image.Image) -> None:
     """Raise TypeError for a PIL image of a mode whose pixels the operations are not defined on."""
-    if image.mode not in MODES:
-        raise TypeError(
-            f"image mode should be one of {', '.join(MODES)}, but got {image.mode} instead; "
-            'convert it first, for example with image.convert("RGB"), or wrap it as a tv_tensors.Mask if it is a mask'
-        )
+    if image.mode in MODES:
+        return
+    how = 'for example with image.convert("RGB")'
+    if image.mode.startswith("I") or image.mode == "F":  # of more than 8 bits
+        how = 'by scaling its levels to 8 bits, as all above 255 become white with image.convert("RGB")'
+    raise TypeError(
+        f"image mode should be one of {', '.join(MODES)}, but got {image.mode} instead; "
+        f"convert it first, {how}, or wrap it as a tv_tensors.Mask if it is a mask"
+    )
 
 
 def check_tensor(images: Tensor) -> None:

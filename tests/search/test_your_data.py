@@ -18,6 +18,8 @@ from torch import Tensor
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import functional as tv
 
+from fasteraa_transforms.__main__ import main
+from fasteraa_transforms.backends.options import check_image
 from fasteraa_transforms.pipeline import image_files
 from fasteraa_transforms.pipeline.image_files import open_image
 from fasteraa_transforms.search import Settings, TrainingSettings, load_images, open_dataset
@@ -195,7 +197,31 @@ def test_no_image_is_opened_elsewhere() -> None:
         for path in root.rglob("*.py")
         if re.search(r"\bImage\.open\(", path.read_text(encoding="utf-8"))
     }
-    assert opened - {"__main__.py"} == {"pipeline/image_files.py", "search/data/masks.py"}  # which reads masks itself
+    assert opened == {"pipeline/image_files.py", "search/data/masks.py"}  # which reads masks itself
+
+
+@pytest.mark.parametrize("kind", SIXTEEN)
+def test_show_takes_16_bits(kind: str, tmp_path: Path) -> None:
+    path = SIXTEEN[kind](tmp_path)
+    assert main(["show", "cifar10", str(path), "--out", str(tmp_path / "a.png"), "--samples", "1", "--limit", "1"]) == 0
+    Image.fromarray(GREY.numpy()).save(path := tmp_path / "grey.png")
+    assert main(["show", "cifar10", str(path), "--out", str(tmp_path / "b.png"), "--samples", "1", "--limit", "1"]) == 0
+    sheets = [np.asarray(open_image(tmp_path / name)) for name in ("a.png", "b.png")]
+    assert np.array_equal(*sheets)
+
+
+def test_show_names_a_file_of_unknown_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("F", (6, 6)).save(tmp_path / "a.tiff")
+    assert main(["show", "cifar10", str(tmp_path / "a.tiff"), "--out", str(tmp_path / "a.png")]) == 2
+    assert re.match(rf"error: {tmp_path / 'a.tiff'}: an image should be of 8 or 16 bits", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("mode", ["I", "F", "I;16B"])
+def test_nobody_is_told_to_convert_more_than_8_bits_to_rgb(mode: str) -> None:
+    with pytest.raises(
+        TypeError, match=r"scaling its levels to 8 bits, as all above 255 become white with image.convert"
+    ):
+        check_image(Image.new(mode, (2, 2)))
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------
