@@ -47,4 +47,4 @@ evaluate() {
     python -m fasteraa_transforms.search.evaluate "${dataset[@]}" --out "$out" "${training[@]}" "${arguments[@]}"
 }
 
-controls=none,cutout,random,trivialaugment,randaugment,autoaugment
+controls=none,cutout,random,trivialaugment,randaugment,autoaugment,uniform

@@ -4,9 +4,13 @@ import contextlib
 import dataclasses
 import json
 import math
+import multiprocessing
 import os
+import random
 import re
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -19,6 +23,9 @@ from xml.etree import ElementTree
 import pytest
 import torch
 import tyro
+from hypothesis import given
+from hypothesis import settings as settings_of_examples
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -787,6 +794,87 @@ def test_rows_are_json_whatever_a_training_comes_to(tmp_path: Path) -> None:
     (line,) = (tmp_path / "rows.jsonl").read_text().splitlines()
     assert json.loads(line, parse_constant=pytest.fail) == row
     assert run("none", diverging, out=tmp_path) == [row]
+
+
+def six_trainings(out: Path) -> None:
+    run("none,cutout,random", dataclasses.replace(SETTINGS, epochs=6), seeds=2, out=out)
+
+
+@pytest.fixture(scope="module")
+def processes() -> Any:
+    """Processes that are there at once, with all that has to be imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_an_evaluation_that_is_killed_again_and_again_has_the_same_rows(processes: Any, tmp_path: Path) -> None:
+    six_trainings(tmp_path / "whole")
+    draw = random.Random(0)
+    out = tmp_path / "killed"
+    killed = 0
+    while killed < 20:
+        process = processes.Process(target=six_trainings, args=(out,))
+        process.start()
+        process.join(draw.uniform(0.1, 1.5))
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
+        if process.exitcode == 0:
+            assert timeless(recorded(out)) == timeless(recorded(tmp_path / "whole"))
+            shutil.rmtree(out)
+    six_trainings(out)
+    assert timeless(recorded(out)) == timeless(recorded(tmp_path / "whole"))
+    left = [
+        {path.name for path in each.rglob("*.*") if "tfevents" not in path.name} for each in (out, tmp_path / "whole")
+    ]
+    assert left[0] == left[1]
+
+
+@pytest.mark.slow
+def test_of_two_evaluations_in_one_folder_one_is_refused(processes: Any, tmp_path: Path) -> None:
+    both = [processes.Process(target=six_trainings, args=(tmp_path / "both",)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert sorted(process.exitcode for process in both) in ([0, 1], [0, 0])  # or one began after the other's end
+    assert len(recorded(tmp_path / "both")) == 6
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("done")
+    run("none,cutout", dataclasses.replace(SETTINGS, epochs=1), out=folder)
+    return folder
+
+
+@given(data=st.data())
+@settings_of_examples(max_examples=60)
+def test_a_damaged_folder_never_ends_in_a_traceback(done: Path, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(["rows.jsonl", "settings.json"]))
+    path = done / name
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    for _ in range(data.draw(st.integers(0, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    damaged = damaged[: data.draw(st.integers(0, len(damaged)))]
+    try:
+        path.write_bytes(damaged)
+        rows = run("none,cutout", dataclasses.replace(SETTINGS, epochs=1), out=done)
+        assert {row["augmentation"] for row in rows} >= {"none", "cutout"}
+        recorded(done)
+    except ValueError as error:
+        said = str(error)
+    else:
+        said = str(done)
+    finally:
+        shutil.rmtree(done / "tensorboard", ignore_errors=True)
+        path.write_bytes(whole)
+    assert str(done) in said
+    assert "\n" not in said
 
 
 def test_random_policies_keep_their_shape_when_a_policy_is_added(tmp_path: Path) -> None:

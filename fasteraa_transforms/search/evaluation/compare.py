@@ -232,6 +232,8 @@ def _prepare(
             )
     record.start(about | {"random_shape": evaluation.shape})
     record.merge(rows)  # of a run that was cut off
+    for row in rows:  # whose end came before that of its checkpoint
+        record.checkpoint(*key_of(row), row.get("policy")).unlink(missing_ok=True)
     return rows, evaluation.shape
 
 
