@@ -5,6 +5,8 @@ if not any(Path("/dev").glob("nvidia[0-9]*")):
     # Without a GPU the kernels run in Triton's interpreter, which has to be asked for before Triton is imported.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks PyPI for its newest version otherwise
+
 import numpy as np
 import numpy.typing as npt
 import pytest

@@ -236,18 +236,17 @@ class Policy:
         """The policy as an ``albumentations.Compose`` for uint8 RGB images [H, W, 3]; needs albumentations 2.
 
         A choice (OneOf) among sub-policies (Sequential), whose stages are choices among transforms with fixed
-        parameters. Shares and signs are the same. docs/policies-of-others.md says, operation by operation, how far the
-        pixels differ.
+        parameters. Shares, signs and pixels are the same. An operation that albumentations does not have becomes a
+        transform that runs this package. The pipeline can be saved; docs/policies-of-others.md says how to read it.
 
         Args:
-            size: height and width of the images; albumentations wants pixels where the policy has fractions.
+            size: height and width of the images; albumentations translates by pixels, the policy by fractions.
             interpolation: NEAREST or BILINEAR, for shear, translate and rotate. Masks are always moved by nearest.
             fill: value outside of the image, one number or one a channel, in [0, 255].
             leave_out: names of operations to export as doing nothing.
 
         Raises:
             ImportError: albumentations is not installed, or older than 2.
-            PolicyError: an operation has no equal and is not in ``leave_out``.
             ValueError: ``size`` is not positive, ``interpolation`` another mode, a name in ``leave_out`` unknown.
         """
         from fasteraa_transforms.policy.interchange import albumentations

@@ -1,6 +1,6 @@
 """The policy as transforms of albumentations. The public name is `Policy.to_albumentations`.
 
-albumentations is imported on the call, and only there.
+albumentations is imported on the call.
 """
 
 import importlib
@@ -12,12 +12,9 @@ import torch
 from torchvision.transforms import InterpolationMode
 
 from fasteraa_transforms.backends.options import check_interpolation
-from fasteraa_transforms.operations import geometry as _geometry
-from fasteraa_transforms.operations import pillow as _pillow
 from fasteraa_transforms.operations.geometry import Affine
-from fasteraa_transforms.operations.kinds import Kind
+from fasteraa_transforms.operations.kinds import Mix
 from fasteraa_transforms.operations.table import OPERATIONS
-from fasteraa_transforms.policy.errors import PolicyError
 from fasteraa_transforms.policy.text import SubPolicies
 
 if TYPE_CHECKING:  # it needs pydantic
@@ -43,8 +40,8 @@ def export(
     unknown = sorted(set(leave_out) - set(OPERATIONS))
     if unknown:
         raise ValueError(f"leave_out should hold names of operations, but got {unknown} instead")
-    exporter = _Exporter(_library(), height, width, _INTERPOLATION[interpolation], fill, leave_out)
-    return exporter.policy(sub_policies)
+    colours = tuple(fill) if isinstance(fill, Sequence) else fill
+    return _Exporter(_library(), height, width, interpolation, colours, leave_out).policy(sub_policies)
 
 
 def _library() -> Any:
@@ -64,30 +61,23 @@ class _Exporter:
         library: Any,
         height: int,
         width: int,
-        interpolation: int,
-        fill: float | Sequence[float],
+        interpolation: InterpolationMode,
+        fill: float | tuple[float, ...],
         leave_out: Collection[str],
     ) -> None:
         self.module, self.height, self.width, self.leave_out = library, height, width, leave_out
-        self.border = {
-            "interpolation": interpolation,
-            "border_mode": _BORDER_CONSTANT,
-            "fill": tuple(fill) if isinstance(fill, Sequence) else fill,
-        }
+        self.interpolation, self.fill = interpolation, fill
 
     def policy(self, sub_policies: SubPolicies) -> Any:
         choices = [
-            self.module.Sequential(
-                [self.stage(stage, f"$.sub_policies[{i}][{k}]") for k, stage in enumerate(sub_policy)], p=1
-            )
-            for i, sub_policy in enumerate(sub_policies)
+            self.module.Sequential([self.stage(stage) for stage in sub_policy], p=1) for sub_policy in sub_policies
         ]
         return self.module.Compose([self.module.OneOf(choices, p=1)])
 
-    def stage(self, stage: "tuple[Candidate, ...]", place: str) -> Any:
+    def stage(self, stage: "tuple[Candidate, ...]") -> Any:
         """One of the candidates, each with its share of the draws; what they leave is NoOp's."""
         transforms = []
-        for i, candidate in enumerate(stage):
+        for candidate in stage:
             operation = OPERATIONS[candidate.operation]
             drawn = operation.signed and candidate.sign is None
             signs = (1, -1) if drawn else (candidate.sign or 1,)
@@ -96,65 +86,49 @@ class _Exporter:
                 continue
             for sign in signs:
                 magnitude = torch.tensor(sign * (candidate.magnitude or 0.0), dtype=torch.float64)
-                name, arguments = self.transform(candidate.operation, operation.parameter(magnitude).item(), place, i)
-                if name != "NoOp":
-                    transforms.append(getattr(self.module, name)(**arguments, p=share))
+                transform = self.transform(candidate.operation, operation.parameter(magnitude).item(), share)
+                if transform is not None:
+                    transforms.append(transform)
         rest = 1 - math.fsum(transform.p for transform in transforms)
         if rest > 0:
             transforms.append(self.module.NoOp(p=min(rest, 1.0)))
         return self.module.OneOf(transforms, p=1)
 
-    def transform(self, name: str, parameter: float, place: str, index: int) -> tuple[str, dict[str, Any]]:
-        """Name and arguments of the transform that does what an operation does at one parameter."""
-        nothing: tuple[str, dict[str, Any]] = ("NoOp", {})
-        height, width = self.height, self.width
+    def transform(self, name: str, parameter: float, share: float) -> Any:
+        """The transform that does what an operation does at one parameter; None where that is nothing."""
+        kind = OPERATIONS[name].kind
         match name:
-            case "rotate":
-                return "Rotate", {"limit": (parameter, parameter), **self.border}
             case "flip":
-                return "HorizontalFlip", {}
+                return self.module.HorizontalFlip(p=share)
+            case "invert":
+                return self.module.InvertImg(p=share)
             case "solarize":
                 threshold = math.ceil(parameter)  # of whole numbers, as many lie at or above the one as the other
-                return ("Solarize", {"threshold_range": (threshold / 255,) * 2}) if threshold <= 255 else nothing
+                if threshold > 255:
+                    return None
+                return self.module.Solarize(threshold_range=(threshold / 255,) * 2, p=share)
             case "posterize":
-                return ("Posterize", {"num_bits": int(parameter)}) if parameter < 8 else nothing
-            case "invert":
-                return "InvertImg", {}
-            case "contrast" | "color" | "brightness":
-                same = {"brightness": (1, 1), "contrast": (1, 1), "saturation": (1, 1), "hue": (0, 0)}
-                return "ColorJitter", {**same, "saturation" if name == "color" else name: (parameter, parameter)}
-            case "sharpness" if parameter >= 1:
-                # x + (f - 1) (x - smooth(x)), with Pillow's smooth: weight 5 in the middle, 1 around it, of 13.
-                alpha = (parameter - 1) / 13
-                return "Sharpen", {"alpha": (alpha, alpha), "lightness": (1, 1), "method": "kernel"}
-            case "auto_contrast":
-                return "AutoContrast", {"cutoff": 0, "method": "pil"}
-            case "equalize":
-                return "Equalize", {"mode": "pil", "by_channels": True}
-            case "cutout":
-                left, top, right, bottom = _geometry.cutout_box(parameter, (0.5, 0.5), height, width)
-                holes = {"hole_height_range": (bottom - top,) * 2, "hole_width_range": (right - left,) * 2}
-                hole = {"num_holes_range": (1, 1), **holes, "fill": _pillow.CUTOUT_RGB}
-                return ("CoarseDropout", hole) if right > left and bottom > top else nothing
-            case "sample_pairing":  # an image alone has no partner
-                return nothing
-            case _ if (affine := self.affine(OPERATIONS[name].kind, parameter)) is not None:
-                return affine
-            case _:  # sharpness below 1: it softens in other ways
-                expected = f"what albumentations has too, or {name} in leave_out"
-                raise PolicyError("<policy>", f"{place}[{index}]", f"{name} at {parameter:g}", expected)
+                return self.module.Posterize(num_bits=int(parameter), p=share) if parameter < 8 else None
+            case "brightness":
+                same = {"contrast": (1, 1), "saturation": (1, 1), "hue": (0, 0)}
+                return self.module.ColorJitter(brightness=(parameter, parameter), **same, p=share)
+        if isinstance(kind, Mix):  # an image alone has no partner
+            return None
+        if isinstance(kind, Affine) and kind.translates:
+            return self.translation(kind, parameter, share)
+        from fasteraa_transforms.policy.interchange import exact  # it needs albumentations
 
-    def affine(self, kind: Kind, parameter: float) -> tuple[str, dict[str, Any]] | None:
-        """An affine map as albumentations has it; None if it does more than shear along one axis and translate."""
-        if not isinstance(kind, Affine):
-            return None
-        a, b, c, d, e, f = kind.matrix(parameter, self.height, self.width)
-        if a != 1 or e != 1 or b * d != 0:
-            return None
-        # Shears are about the centre there, and translations the other way round, in whole pixels.
-        x, y = round(-(c + b * self.height / 2)), round(-(f + d * self.width / 2))
-        arguments: dict[str, Any] = {"translate_px": {"x": (x, x), "y": (y, y)}, **self.border}
-        if b or d:
-            along_x, along_y = (math.degrees(math.atan(shear)) for shear in (b, d))
-            arguments["shear"] = {"x": (along_x, along_x), "y": (along_y, along_y)}
-        return "Affine", arguments
+        if isinstance(kind, Affine):
+            return exact.ExactMovement(name, parameter, self.interpolation.value, self.fill, p=share)
+        return exact.ExactOperation(name, parameter, p=share)
+
+    def translation(self, kind: Affine, parameter: float, share: float) -> Any:
+        """A translation by whole pixels, which go the other way round there: from the input to the output."""
+        _, _, right, _, _, down = kind.matrix(parameter, self.height, self.width)
+        return self.module.Affine(
+            translate_px={"x": (round(-right),) * 2, "y": (round(-down),) * 2},
+            interpolation=_INTERPOLATION[self.interpolation],
+            border_mode=_BORDER_CONSTANT,
+            fill=self.fill,
+            p=share,
+        )
