@@ -109,11 +109,11 @@ def _nearest(images: Tensor, matrix: Sequence[Tensor], extras: Extras, *, adds_u
         def fixed(value: Tensor) -> Tensor:
             return (value * 65536.0 + 0.5).floor().long()
 
-        x_in = (fixed(c + a * 0.5 + b * 0.5) + fixed(b) * y + fixed(a) * x) >> 16  # [B, H, W]
-        y_in = (fixed(f + d * 0.5 + e * 0.5) + fixed(e) * y + fixed(d) * x) >> 16
-    inside = (x_in >= 0) & (x_in < width) & (y_in >= 0) & (y_in < height)
-    index = y_in.clamp(0, height - 1) * width + x_in.clamp(0, width - 1)
-    index = index.flatten(1)[:, None].expand(-1, channels, -1)
+        x_in = (fixed(c + a * 0.5 + b * 0.5) + fixed(b) * y + fixed(a) * x).bitwise_right_shift_(16)  # [B, H, W]
+        y_in = (fixed(f + d * 0.5 + e * 0.5) + fixed(e) * y + fixed(d) * x).bitwise_right_shift_(16)
+    column, row = x_in.clamp(0, width - 1), y_in.clamp(0, height - 1)
+    inside = (column == x_in) & (row == y_in)
+    index = (row * width + column).flatten(1)[:, None].expand(-1, channels, -1)
     values = images.flatten(2).gather(2, index).reshape(images.shape)
     return torch.where(inside[:, None], values, _fill(extras, images))
 
@@ -138,13 +138,20 @@ def _bilinear(images: Tensor, matrix: Sequence[Tensor], extras: Extras, *, bound
     inside = (x_in >= 0) & (x_in < width) & (y_in >= 0) & (y_in < height)
     # Not in half precision: its coordinates are whole pixels off, and grid_sample then reads outside of the image.
     dtype = torch.promote_types(images.dtype, torch.float32)
-    grid = torch.stack([2 * x_in / width - 1, 2 * y_in / height - 1], dim=-1).to(dtype)
+    grid = torch.stack([(2 * x_in).div_(width).sub_(1), (2 * y_in).div_(height).sub_(1)], dim=-1).to(dtype)
     values = F.grid_sample(images.to(dtype), grid, mode="bilinear", padding_mode="border", align_corners=False)
     if bounded:
-        low, high = (limit[:, :, None, None].to(dtype) for limit in images.detach().flatten(2).aminmax(dim=2))
-        within = values.detach().clamp(low, high)
+        low, high = (limit.to(dtype) for limit in _limits(images))
+        within = values.detach().maximum(low)
+        torch.minimum(within, high, out=within)
         values = straight_through(within, values) if values.requires_grad else within
     return torch.where(inside[:, None], values.to(images.dtype), _fill(extras, images))
+
+
+def _limits(images: Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest value of each channel, [B, C, 1, 1]. Twice as fast as `aminmax`, and more."""
+    values = images.detach()
+    return values.amin((2, 3), keepdim=True), values.amax((2, 3), keepdim=True)
 
 
 def flip(images: Tensor, parameter: Tensor, extras: Extras) -> Tensor:
@@ -202,8 +209,7 @@ def contrast(images: Tensor, factor: Tensor, extras: Extras) -> Tensor:
 
 
 def auto_contrast(images: Tensor, parameter: Tensor, extras: Extras) -> Tensor:
-    low, high = images.detach().aminmax(dim=-1)
-    low, high = low.amin(-1)[..., None, None], high.amax(-1)[..., None, None]  # [B, C, 1, 1]
+    low, high = _limits(images)
     constant = _levels(high) <= _levels(low)  # constant to 8 bits: left alone, as there
     scale = torch.where(constant, torch.ones_like(high), high - low)
     return straight_through(torch.where(constant, images, (images - low) / scale), images)
