@@ -1,4 +1,4 @@
-"""The plan: everything random about one batch, already drawn."""
+"""The plan: what happens to each image of one batch. Everything random in it is drawn already."""
 
 import operator
 from collections import Counter
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fasteraa_transforms.operations.table import OPERATIONS
 
-_LISTED_IMAGES = 8  # a repr lists so many images one by one; beyond that it counts
+_LISTED_IMAGES = 8  # a repr lists so many images one by one; of more images it counts the operations
 
 _SHAPES: dict[str, tuple[torch.dtype, str]] = {
     "operation": (torch.int64, "BK"),
@@ -23,16 +23,16 @@ _SHAPES: dict[str, tuple[torch.dtype, str]] = {
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan:
-    """What happens to each of B images in each of K stages; nothing random is left.
+    """What happens to each of B images in each of K stages. Nothing random is left.
 
-    Every backend is a pure function of images and plan. `Policy.sample` draws one; one written by hand works as well.
-    Shapes, dtypes and devices are checked here, values are not, since looking at them would wait for the device.
+    Every backend is a pure function of images and plan. `Policy.sample` draws a plan; one may also be written by hand.
+    Shapes, dtypes and devices are checked here. Values are not: to look at them would wait for the device.
 
     Attributes:
         operation: int64 [B, K], index into ``list(OPERATIONS)``.
         parameter: float64 [B, K], signed physical parameter in the unit that the operation's row states; 0 for an
             operation without a magnitude.
-        applied: bool [B, K], whether the operation is applied; where it is not, the stage leaves the image as it is.
+        applied: bool [B, K], whether the operation is applied. A stage that is not applied leaves the image as it is.
         centre: float64 [B, K, 2], (x, y) of the centre of cutout in [0, 1), fractions of width and height.
         partner: int64 [B, K], index in the batch of the image that sample_pairing blends in.
         sub_policy: int64 [B], index of the sub-policy that the image drew.
@@ -84,17 +84,17 @@ class Plan:
         return self.operation.shape[1]
 
     def __getitem__(self, index: int | slice | Tensor) -> "Plan":
-        """The plan of some of the images, always a batch: an integer gives a plan of one image.
+        """The plan of some of the images. It is always a plan of a batch: an integer gives a plan of one image.
 
-        ``partner`` is left as it is and goes on counting in the batch that the plan was drawn for. So whoever applies
-        ``plan[rows]`` to ``images[rows]`` has to hand sample_pairing its partners out of the whole batch, and then gets
-        the same pixels as from the whole plan.
+        ``partner`` stays as it is: it counts in the batch that the plan was drawn for. So ``plan[rows]`` on
+        ``images[rows]`` gives the pixels of the whole plan only where the partners are among the images as well, and
+        ``partner`` counts in them.
 
         Args:
             index: an integer, a slice, or a tensor of integers or booleans [B'] as tensors take them.
 
         Raises:
-            IndexError: an image lies outside the batch.
+            IndexError: the batch has no image of this index.
 
         Example:
             >>> from fasteraa_transforms.policy.policy import Policy
@@ -117,17 +117,17 @@ class Plan:
         return Plan(**{name: getattr(self, name)[rows] for name in _SHAPES})
 
     def to(self, device: torch.device | str) -> "Plan":
-        """The same plan on another device; itself if it is there already.
+        """The same plan on another device; itself if it lies there already.
 
-        From the CPU to CUDA it is one copy from pinned memory, which the host does not wait for; like every copy, it is
-        in order on the stream that is current.
+        From the CPU to CUDA it is one copy from pinned memory. The host does not wait for it, and kernels that are
+        launched later on the same stream find it done.
         """
-        if self.operation.device == torch.device(device):  # all lie together
+        if self.operation.device == torch.device(device):  # and so do the other tensors
             return self
         tensors = {name: getattr(self, name) for name in _SHAPES}
         to_cuda = self.operation.device.type == "cpu" and torch.device(device).type == "cuda"
         if to_cuda and not any(tensor.requires_grad for tensor in tensors.values()):  # bytes have no gradients
-            # Those of 8-byte dtypes first, so that each tensor begins where its dtype may.
+            # The tensors of 8-byte dtypes come first, so that each begins at a multiple of the size of its numbers.
             names = sorted(tensors, key=lambda name: -tensors[name].itemsize)
             parts = [tensors[name].contiguous().flatten().view(torch.uint8) for name in names]
             packed = torch.cat(parts).pin_memory().to(device, non_blocking=True)

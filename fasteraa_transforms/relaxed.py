@@ -59,15 +59,15 @@ def relaxed_categorical(logits: Tensor, uniform: Tensor, temperature: float) -> 
 
 
 class Draw(NamedTuple):
-    """Everything random in one pass of a relaxed policy over B images, already drawn.
+    """Everything that is random in one pass of a relaxed policy over B images.
 
     Attributes:
         sub_policy: int64 [B], the sub-policy of each image.
-        gate: [B, K, N], uniform in [0, 1): noise of the relaxed Bernoulli variables.
-        sign: [B, K, N], 1 or -1: direction of signed operations, 1 for the others.
-        centre: [B, K, 2], uniform in [0, 1): x and y of cutout's centre.
-        partner: int64 [B, K], another image of the batch, for sample_pairing; itself in a batch of one.
-        choice: [B, K, N], uniform in [0, 1): noise of the sampled selection; [B, K, 0] where it is not sampled.
+        gate: [B, K, N], uniform in [0, 1), the noise of the relaxed Bernoulli variables.
+        sign: [B, K, N], 1 or -1, the direction of signed operations; 1 for the others.
+        centre: [B, K, 2], uniform in [0, 1), x and y of the centre of cutout.
+        partner: int64 [B, K], another image of the batch, for sample_pairing. In a batch of one it is the image itself.
+        choice: [B, K, N], uniform in [0, 1), the noise of the sampled selection; [B, K, 0] if none is sampled.
     """
 
     sub_policy: Tensor
@@ -79,11 +79,12 @@ class Draw(NamedTuple):
 
 
 class RelaxedPolicy(nn.Module):
-    """L sub-policies × K stages over all operations, differentiable w.r.t. all that it learns.
+    """L sub-policies of K stages, each over all N operations. The output is differentiable w.r.t. all parameters.
 
-    A stage's output is the sum of all operations' outputs, weighted by softmax(w / η) (eq. 7), each gated by a relaxed
-    Bernoulli variable (eq. 4). Every image draws its own sub-policy, whose parameters are gathered per image, so each
-    operation runs once per stage on the whole batch. sample_pairing blends with the batch as it came in.
+    The output of a stage is the sum of the outputs of all operations, weighted by softmax(w / η) (eq. 7). Each
+    operation is gated by a relaxed Bernoulli variable (eq. 4). Every image draws its own sub-policy. The parameters are
+    gathered for each image, so that an operation runs once in a stage, on the whole batch. sample_pairing blends with
+    the batch as it came in.
 
     Args:
         sub_policies: number of sub-policies, L.
@@ -92,10 +93,10 @@ class RelaxedPolicy(nn.Module):
         selection_temperature: η of the softmax.
         operations: names of the operations to choose from; all if None.
         interpolation: NEAREST (as `FasterAutoAugment` does by default) or BILINEAR.
-        fill: value outside of the image, in [0, 1], one number or one a channel.
-        sample_selection: whether each image draws one operation a stage, by a relaxed categorical variable of
-            temperature λ, in place of the sum of all (eq. 7).
-        generator: draws the start of the parameters, uniform in [0, 1]; PyTorch's default if None.
+        fill: value outside of the image, in [0, 1], one number or one a channel; None is 0.
+        sample_selection: whether each image draws one operation in each stage, by a relaxed categorical variable of
+            temperature λ. Else the stage is the sum of all (eq. 7).
+        generator: draws the first values of the parameters, uniform in [0, 1]; PyTorch's default if None.
 
     Attributes:
         weights: [L, K, N] selection weights w.
@@ -103,7 +104,8 @@ class RelaxedPolicy(nn.Module):
         magnitudes: [L, K, N], in [0, 1]; those of operations without a magnitude are not used.
 
     Raises:
-        ValueError: an unknown operation, or a count or temperature that is not positive.
+        TypeError: ``fill`` is neither a number nor a sequence of numbers.
+        ValueError: an unknown operation or interpolation, or a count or temperature that is not positive.
 
     Source: the paper, section 4.1 and Algorithm 1.
 
@@ -136,7 +138,8 @@ class RelaxedPolicy(nn.Module):
             raise ValueError(
                 f"operations should be among {', '.join(OPERATIONS)}, but got {', '.join(unknown)} instead"
             )
-        if min(sub_policies, stages, len(self.operations), temperature, selection_temperature) <= 0:
+        counts = (sub_policies, stages, len(self.operations))
+        if not all(value > 0 for value in (*counts, temperature, selection_temperature)):  # NaN is not either
             raise ValueError("sub_policies, stages, operations and both temperatures should be positive")
         check_interpolation(interpolation)
         fill_values(fill)  # raises
@@ -185,10 +188,10 @@ class RelaxedPolicy(nn.Module):
         """Augment a batch.
 
         Args:
-            images: [B, C, H, W], float, in [0, 1].
+            images: [B, C, H, W], float, in [0, 1]; 0 is taken for NaN and -∞, and 1 for ∞.
             draw: what is random, from `draw`; drawn anew if None.
-            partners: [P, C, H, W], among which ``draw.partner`` finds its images, where ``images`` are a part of a
-                batch; ``images`` if None.
+            partners: [P, C, H, W], the images that ``draw.partner`` counts in; ``images`` if None. For ``images`` that
+                are a part of a batch.
 
         Returns:
             [B, C, H, W].
@@ -214,9 +217,9 @@ class RelaxedPolicy(nn.Module):
     def move_masks(self, masks: Tensor, draw: Draw) -> Tensor:
         """Move masks as the forward pass with the same ``draw`` moves the pixels of their images.
 
-        Where operations are mixed, so are their masks, by the same weights. Only geometry moves masks, as in
-        `FasterAutoAugment`: the share of every other operation leaves them where they are. They are sampled by nearest,
-        as there, whatever the interpolation of the images, and are 0 outside.
+        Masks are mixed by the weights that images are mixed by. Only affine operations move masks, as in
+        `FasterAutoAugment`; with the weight of every other operation, a mask stays where it is. Masks are sampled by
+        nearest, whatever the interpolation of the images, and are 0 outside.
 
         Args:
             masks: [B, M, H, W], float, in [0, 1]: one channel a class.
@@ -244,7 +247,7 @@ class RelaxedPolicy(nn.Module):
         return masks
 
     def _gather(self, draw: Draw) -> tuple[Tensor, Tensor]:
-        """What of each operation reaches an image, and its signed magnitude: both [B, K, N]."""
+        """The weight of each operation in each image, selection times gate, and its signed magnitude; [B, K, N]."""
         # index_select and not [...]: its backward adds in a fixed order on the CPU, whatever the batch's size.
         selection, probability, magnitude = (
             table.index_select(0, draw.sub_policy) for table in (self.selection, self.probabilities, self.magnitudes)
@@ -257,9 +260,9 @@ class RelaxedPolicy(nn.Module):
 
     @torch.no_grad()
     def project_(self) -> "RelaxedPolicy":
-        """Clamp probabilities and magnitudes into [0, 1], in place; call it after each step of the optimizer.
+        """Clamp probabilities and magnitudes into [0, 1], in place. Call it after each step of the optimizer.
 
-        Clamping in the forward pass instead would leave a parameter outside of the range without a gradient, for good.
+        A clamp in the forward pass would have no gradient outside of the range, and a parameter would stay there.
         """
         self.probabilities.clamp_(0, 1)
         self.magnitudes.clamp_(0, 1)
@@ -273,9 +276,9 @@ class RelaxedPolicy(nn.Module):
 
         Args:
             name: name of the policy.
-            prune: candidates whose selection probability is below this are left out and the rest renormalised; the
-                likeliest of a stage always stays.
-            provenance: where the policy comes from; goes into its file.
+            prune: candidates with a lower selection probability are left out, and the others renormalised. The
+                likeliest candidate of a stage stays in any case.
+            provenance: where the policy comes from. It goes into the policy's file.
         """
         selection = self.selection.double().cpu()
         kept = (selection >= max(prune, torch.finfo(torch.float32).tiny)) | (

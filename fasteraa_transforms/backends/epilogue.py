@@ -1,4 +1,4 @@
-"""What follows augmentation in nearly every pipeline, as one step that the GPU does in its last kernel."""
+"""The step that follows augmentation in nearly every pipeline. On a GPU it is a part of the last kernel."""
 
 import functools
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from torchvision.transforms.v2 import functional as F
 class Epilogue:
     """Scale to [0, 1], normalise, convert: ``v2.ToDtype(torch.float32, scale=True)``, ``v2.Normalize``, and a cast.
 
-    Given to `apply` or `FasterAutoAugment`. On a GPU the 256 levels of each channel are computed once and looked up
-    when a pixel is written, so that it costs no pass of its own and gives the same bits as torchvision's transforms.
+    `apply` and `FasterAutoAugment` take one. On a GPU, the 256 levels of each channel are computed once and looked up
+    when a pixel is written. So an epilogue costs no pass of its own, and gives the bits of torchvision's transforms.
 
     Attributes:
-        dtype: of the result: float16, bfloat16, float32 or float64. The arithmetic before is that of float32.
-        mean: one number a channel, in [0, 1]; None leaves the images as they are, scaled.
-        std: one number a channel, above 0; None if mean is.
+        dtype: of the result: float16, bfloat16, float32 or float64. Scaling and normalising are done in float32.
+        mean: one number a channel, in [0, 1]; None if the images are scaled only.
+        std: one number a channel, above 0; None if ``mean`` is None.
         memory_format: of a result [B, C, H, W]: ``torch.contiguous_format`` or ``torch.channels_last``.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Arithmetic on uint8 arrays, byte for byte Pillow's, that the Pillow and the uint8 forms of the operations share.
+"""Arithmetic on uint8 arrays that gives Pillow's bytes. The Pillow and the uint8 forms of the operations share it.
 
-What needs wider numbers goes band by band, so that the intermediates of a large image stay within a few MiB.
+Functions that need wider numbers take a large image band by band, so that their intermediates stay within a few MiB.
 """
 
 import functools
@@ -15,7 +15,7 @@ Parameters = Sequence[float] | NDArray[np.float64]  # [N]
 
 _BAND = 2**18  # values; 1 MiB in float32
 LEVELS = bytes(range(256))  # the table that changes nothing
-FEW_PIXELS = 2**12  # an image of fewer takes less time than the calls do, so that other ways pay
+FEW_PIXELS = 2**12  # an image of fewer pixels takes less time than the calls do, so that another way is faster
 
 LUMA = (19595, 38470, 7471)  # ITU-R 601-2 in 16.16 fixed point, as Pillow's Convert.c has it
 # In float32 these weights, their products with 8 bits and the sums of those are exact: they have no more than 24 bits.
@@ -24,7 +24,7 @@ _HALF = np.float32(0.5)
 
 
 def column(parameter: Parameters, dtype: Any) -> Any:
-    """The parameters so that they broadcast against images; that of a single image as a scalar, which is faster."""
+    """The parameters [N, 1, 1, 1], which broadcast against images. One parameter is a scalar, which is faster."""
     if len(parameter) == 1:
         return dtype(parameter[0])
     return np.asarray(parameter).astype(dtype)[:, None, None, None]
@@ -49,7 +49,7 @@ def _in_bands(function: Callable[..., Pixels], *images: Pixels) -> Pixels:
 
 
 def _blend_floats(start: NDArray[np.float32], end: NDArray[np.float32], weight: Parameters) -> NDArray[np.float32]:
-    """`blend` without the truncation; written into ``end``."""
+    """`blend` without the truncation. The result is written into ``end``."""
     end -= start
     end *= column(weight, np.float32)
     end += start
@@ -58,7 +58,13 @@ def _blend_floats(start: NDArray[np.float32], end: NDArray[np.float32], weight: 
 
 
 def blend(start: Pixels, end: Pixels, weight: Parameters) -> Pixels:
-    """Twin of ``ImagingBlend`` (Pillow's Blend.c): float32 arithmetic, clipped, truncated; both [N, C, H, W]."""
+    """Twin of ``ImagingBlend`` (Pillow's Blend.c): float32 arithmetic, clipped and truncated.
+
+    Args:
+        start: [N, C, H, W] or what broadcasts to it; the result at weight 0.
+        end: [N, C, H, W]; the result at weight 1.
+        weight: of each image, [N].
+    """
     if _is_large(end):
         return _in_bands(lambda first, last: blend(first, last, weight), start, end)
     return _blend_floats(start.astype(np.float32), end.astype(np.float32, order="C"), weight).astype(np.uint8)
@@ -71,15 +77,15 @@ def _luma_band(images: NDArray[np.float32]) -> NDArray[np.float32]:  # [N, 1, H,
 
 
 def luma_sum(images: Pixels) -> NDArray[np.integer]:
-    """Sum of the luma of each of the images [N, 3, H, W]."""
+    """The sum of the luma of each image, [N], of images [N, 3, H, W]."""
     if _is_large(images):
         return np.sum([luma_sum(images[..., rows, :]) for rows in _bands(images)], axis=0, dtype=np.int64)
-    # 64 bits would take twice as long, and a band has no more than these hold.
+    # A band has few enough pixels for 32 bits; 64 bits would take twice as long.
     return _luma_band(images.astype(np.float32)).sum(axis=(1, 2, 3), dtype=np.uint32)
 
 
 def saturate(images: Pixels, factor: Parameters) -> Pixels:
-    """`ImageEnhance.Color` of images [N, 3, H, W]: blend with luma."""
+    """`ImageEnhance.Color` of images [N, 3, H, W]: a blend with their luma."""
     if _is_large(images):
         return _in_bands(lambda band: saturate(band, factor), images)
     values = images.astype(np.float32, order="C")
@@ -90,8 +96,8 @@ def sharpen(images: Pixels, factor: Parameters, step: int) -> Pixels:
     """`ImageEnhance.Sharpness`: blend with ``ImageFilter.SMOOTH``, (1 1 1, 1 5 1, 1 1 1) / 13 rounded to nearest.
 
     Args:
-        images: [N, C, H, W], or with interleaved channels [N, 1, H, W C].
-        factor: of each image.
+        images: [N, C, H, W]; or [N, 1, H, W C], if the channels of a pixel lie beside each other.
+        factor: of each image, [N].
         step: distance between neighbours in a row, 1 or C.
     """
     result = images.copy(order="C")  # Pillow's filter copies the outermost pixels
@@ -101,7 +107,7 @@ def sharpen(images: Pixels, factor: Parameters, step: int) -> Pixels:
     for rows in _bands(images[..., 2:, :]):
         band = images[..., rows.start : rows.stop + 2, :]
         wide = band.astype(np.uint16, order="C").reshape(-1)
-        # Sums run through the ends of rows and images as if there were none; what they give there is left out below.
+        # Sums run on from the end of a row to the next row, and so do images. `inner` leaves out what that gives.
         across = wide[: -2 * step] + wide[step:-step]
         across += wide[2 * step :]
         total = across[: -2 * row] + across[row:-row]
@@ -121,7 +127,7 @@ def sharpen(images: Pixels, factor: Parameters, step: int) -> Pixels:
 
 
 def equalize_levels(histograms: NDArray[np.int64], pixels: int) -> Pixels:
-    """For each histogram [P, 256], of so many pixels, the table of `ImageOps.equalize`, [P, 256]."""
+    """The table of `ImageOps.equalize`, [P, 256], for each of the histograms [P, 256] of so many pixels."""
     below = histograms.cumsum(axis=1)
     top = below.argmax(axis=1)  # the highest level that occurs
     below -= histograms
@@ -132,7 +138,7 @@ def equalize_levels(histograms: NDArray[np.int64], pixels: int) -> Pixels:
         levels = _quotients(pixels).take(below)
     else:
         below += (step // 2)[:, None]
-        # The quotient of whole numbers of this size, truncated, is exact in float64.
+        # Whole numbers of this size have a quotient that is exact in float64 after truncation.
         levels = np.minimum(below / np.maximum(step, 1)[:, None], 255).astype(np.uint8)
     if 0 in step.tolist():
         levels[step == 0] = np.frombuffer(LEVELS, dtype=np.uint8)
@@ -141,6 +147,6 @@ def equalize_levels(histograms: NDArray[np.int64], pixels: int) -> Pixels:
 
 @functools.lru_cache(maxsize=16)
 def _quotients(pixels: int) -> Pixels:  # [steps, pixels + 1]
-    """Level by step and by number of pixels below it; Pillow's point() clips at 255."""
+    """The level for each step and each number of pixels below the level. Pillow's point() clips at 255."""
     step = np.arange(pixels // 255 + 1)[:, None]
     return np.minimum((np.arange(pixels + 1) + step // 2) // np.maximum(step, 1), 255).astype(np.uint8)
