@@ -15,7 +15,7 @@ from fasteraa_transforms.search.evaluation.controls import CONTROLS, parse_augme
 from fasteraa_transforms.search.evaluation.settings import TrainingSettings
 from fasteraa_transforms.search.evaluation.table import errors_of, format_table
 from fasteraa_transforms.search.evaluation.verdict import verdict
-from fasteraa_transforms.search.runtime.output import command_line, say
+from fasteraa_transforms.search.runtime.output import command_line, readable, say
 from fasteraa_transforms.search.runtime.world import RanksLost, exit_with, join
 
 try:
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     module = "-m fasteraa_transforms.search.evaluate"
     with world.quiet():
         command = tyro.cli(Command, prog=f"python {module}", args=arguments)
-    name = command.dataset if command.dataset in DATASETS else Path(command.dataset).resolve().name
+    name = command.dataset if command.dataset in DATASETS else readable(Path(command.dataset).resolve().name)
     out = command.out or Path("runs") / f"{name}-evaluation"
     try:
         augmentations = parse_augmentations(command.policies)

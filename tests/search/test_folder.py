@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import fasteraa_transforms
 from fasteraa_transforms.search.runtime import claim as claims
@@ -21,7 +22,7 @@ from fasteraa_transforms.search.runtime import files
 from fasteraa_transforms.search.runtime.claim import CLAIM, FolderInUse, claim
 from fasteraa_transforms.search.runtime.files import DamagedFile
 from fasteraa_transforms.search.runtime.folder import RunFolder
-from fasteraa_transforms.search.runtime.output import Output, command_line, say
+from fasteraa_transforms.search.runtime.output import Output, command_line, readable, say
 from fasteraa_transforms.search.runtime.world import World
 
 ABOUT = {"settings": {"epochs": 3, "betas": (0.0, 0.9)}, "source": {"dataset": "digits"}}
@@ -426,3 +427,34 @@ def test_a_reader_that_goes_away_ends_no_run() -> None:
 
 def test_commands_can_be_pasted() -> None:
     assert command_line("--resume", Path("runs/my pets; rm x")) == "--resume 'runs/my pets; rm x'"
+
+
+def test_names_are_the_same_in_every_locale() -> None:
+    undecoded = "für".encode().decode("ascii", "surrogateescape")  # as Python has it in the locale C
+    assert readable(undecoded) == readable("für") == "für"
+    assert readable(b"\xff".decode("utf-8", "surrogateescape")) == "\\xff"
+    assert readable("\ud800").encode() == b"\\ud800"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locale")
+def test_an_evaluation_runs_in_a_locale_without_its_characters(tmp_path: Path) -> None:
+    for name in ("Kätzchen", "Hund→"):
+        (tmp_path / "Tiere für" / name).mkdir(parents=True)
+        for i in range(4):
+            image = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(image).save(tmp_path / "Tiere für" / name / f"{i}é.png")
+    module = [sys.executable, "-m", "fasteraa_transforms.search.evaluate"]
+    options = ["--policies", "none,ü=cifar10", "--epochs", "1", "--batch-size", "4", "--model", "small", "--seeds", "1"]
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = subprocess.run(
+        [*module, "Tiere für", *options, "--out", "läufe/ü"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"} | locale,
+        capture_output=True,
+        text=True,
+        encoding="ascii",
+    )
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "läufe" / "ü"
+    assert [row["augmentation"] for row in files.read_rows(folder / "rows.jsonl")] == ["none", "ü"]
+    assert "Tiere für: 4 training images" in (folder / "table.md").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from fasteraa_transforms.search.data.masks import hold_masks, is_mask, read_mask
 from fasteraa_transforms.search.data.samples import UNREADABLE, Samples, decode, parts_of, to_uint8
 from fasteraa_transforms.search.data.subset import draw
 from fasteraa_transforms.search.runtime.hardware import memory
-from fasteraa_transforms.search.runtime.output import in_a_line
+from fasteraa_transforms.search.runtime.output import in_a_line, readable
 
 _NAMED = 10  # unreadable images that a message names
 _LARGE = 2**18  # pixels of an image that is called large
@@ -225,5 +225,6 @@ def _names(dataset: Samples, values: list[int]) -> tuple[str, ...]:
             names = names or getattr(feature, "names", None)
     if isinstance(names, list | tuple) and min(values) >= 0 and max(values) < len(names):
         # ImageNet's classes have several names each.
-        return tuple(", ".join(name) if isinstance(name := names[value], tuple) else str(name) for value in values)
+        texts = (", ".join(name) if isinstance(name := names[value], tuple) else str(name) for value in values)
+        return tuple(map(readable, texts))
     return tuple(map(str, values))

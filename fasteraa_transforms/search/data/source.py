@@ -17,7 +17,7 @@ from fasteraa_transforms.search.data.opening import open_dataset
 from fasteraa_transforms.search.data.samples import Samples
 from fasteraa_transforms.search.data.shards import Shards
 from fasteraa_transforms.search.data.table import DATASETS
-from fasteraa_transforms.search.runtime.output import command_line
+from fasteraa_transforms.search.runtime.output import command_line, readable
 
 _NAMES_NO_CALLABLE = ("device", "precision")  # settings whose text may have a colon
 
@@ -43,7 +43,7 @@ def make_source(
         >>> make_source(shards=["pipe:cat x.tar"], description="ten pets")
         {'shards': ['pipe:cat x.tar'], 'description': 'ten pets'}
     """
-    described = {"description": description} if description else {}
+    described = {"description": readable(description)} if description else {}
     if shards:
         return {"shards": [url if _runs_command(url) else os.path.abspath(url) for url in shards], **described}
     if dataset not in DATASETS and Path(dataset).is_dir():
@@ -67,8 +67,8 @@ def open_source(source: Mapping[str, Any], *, download: bool = False) -> Samples
         1797
     """
     if "shards" in source:
-        return Shards(source["shards"])
-    return open_dataset(source["dataset"], data_dir=source["data_dir"], download=download)
+        return Shards([_as_path(url) for url in source["shards"]])
+    return open_dataset(_as_path(source["dataset"]), data_dir=_as_path(source["data_dir"]), download=download)
 
 
 def name_of(source: Mapping[str, Any]) -> str:
@@ -83,7 +83,8 @@ def name_of(source: Mapping[str, Any]) -> str:
     dataset: str = source["dataset"]
     if dataset in DATASETS:
         return dataset
-    return Path(dataset).resolve().name if Path(dataset).is_dir() else dataset.rpartition(":")[2]
+    name = os.path.basename(os.path.normpath(dataset))
+    return readable(name if os.path.isabs(dataset) else dataset.rpartition(":")[2])
 
 
 def without_places(source: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,9 +96,9 @@ def without_places(source: Mapping[str, Any]) -> dict[str, Any]:
     """
     public = {key: value for key, value in source.items() if key != "data_dir"}
     if os.path.isabs(str(source.get("dataset", ""))):
-        public["dataset"] = os.path.basename(os.path.normpath(source["dataset"]))
+        public["dataset"] = readable(os.path.basename(os.path.normpath(source["dataset"])))
     if "shards" in source:
-        public["shards"] = [os.path.basename(url) if os.path.isabs(url) else url for url in source["shards"]]
+        public["shards"] = [readable(os.path.basename(url) if os.path.isabs(url) else url) for url in source["shards"]]
     return public
 
 
@@ -184,6 +185,15 @@ def check_consent(
     raise ValueError(
         f"{folder} names code that it would run: {command_line(*flags)}; if you trust it, name it again: {again}"
     )
+
+
+def _as_path(text: str) -> str:
+    """``text`` as the system opens it, also if a run in another locale kept it."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+    return text
 
 
 def _as_list(value: Any) -> list[str]:

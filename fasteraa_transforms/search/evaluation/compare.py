@@ -29,6 +29,7 @@ from fasteraa_transforms.search.evaluation.splits import SplitsBySeed
 from fasteraa_transforms.search.networks.fit import Augment, Fit
 from fasteraa_transforms.search.networks.table import make_network
 from fasteraa_transforms.search.runtime import files
+from fasteraa_transforms.search.runtime.events import open_events
 from fasteraa_transforms.search.runtime.hardware import device_name
 from fasteraa_transforms.search.runtime.world import World, join
 
@@ -332,11 +333,9 @@ def _events(record: Record | None, label: str, seed: int, training: Fit) -> Iter
     if record is None:
         yield lambda *scalar: None
         return
-    from torch.utils.tensorboard import SummaryWriter
-
     purge_step = training.epoch + 1 if training.epoch else None
-    with contextlib.closing(SummaryWriter(str(record.events(label, seed)), purge_step=purge_step)) as writer:
-        yield writer.add_scalar
+    with contextlib.closing(open_events(record.events(label, seed), purge_step=purge_step)) as events:
+        yield events.add_scalar
 
 
 def _result(kept: CheckpointedFit, test: ImageSet) -> dict[str, Any]:

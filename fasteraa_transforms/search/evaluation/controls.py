@@ -16,6 +16,7 @@ from fasteraa_transforms.policy import Policy
 from fasteraa_transforms.relaxed import RelaxedPolicy
 from fasteraa_transforms.search.contenders.uniform import GROUPS, uniform
 from fasteraa_transforms.search.data.table import find_dataset
+from fasteraa_transforms.search.runtime.output import readable
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def _parse(item: str) -> Augmentation:
     if label in CONTROLS:
         raise ValueError(f"a policy should not be called as a control is, but got {item!r}; choose another label")
     try:
-        return Augmentation(label, FasterAutoAugment.from_pretrained(given).policy)
+        return Augmentation(readable(label), FasterAutoAugment.from_pretrained(given).policy)
     except ValueError as error:
         if not str(error).startswith("unknown policy"):
             raise

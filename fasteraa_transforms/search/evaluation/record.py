@@ -133,7 +133,7 @@ class Record:
 
     def replace_text(self, path: Path, text: str) -> None:
         """Write ``text`` in the place of ``path``."""
-        files.replace(path, lambda file: file.write_text(text, encoding="utf-8"))
+        files.replace_text(path, text)
 
     def checkpoint(self, label: str, seed: int, digest: str | None) -> Path:
         """File of one training with one policy; another policy of the same label has another file."""
@@ -147,6 +147,6 @@ class Record:
 
 def _file_name(label: str, seed: int) -> str:
     """A file's name for any label: two labels may differ only in what file names cannot have."""
-    plain = "".join(each if each.isalnum() or each in "-_." else "_" for each in label)
+    plain = "".join(each if (each.isascii() and each.isalnum()) or each in "-_." else "_" for each in label)
     mark = "" if plain == label else "-" + hashlib.sha256(label.encode()).hexdigest()[:8]
     return f"{plain}{mark}-seed{seed}"

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from fasteraa_transforms.search.runtime.output import readable
+
 
 class DamagedFile(ValueError):
     """A file of a run cannot be used; the message is one line that names it."""
@@ -37,6 +39,11 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write ``text`` in the place of ``path``, as UTF-8."""
+    replace(path, lambda file: file.write_text(readable(text), encoding="utf-8"))
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
@@ -192,7 +199,7 @@ def to_document(value: object) -> str:
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
     try:
         text.encode()
-    except UnicodeEncodeError:  # names of files may hold what UTF-8 does not
+    except UnicodeEncodeError:  # paths may hold what UTF-8 does not
         text = json.dumps(plain(value), indent=2, allow_nan=False)
     return text + "\n"
 

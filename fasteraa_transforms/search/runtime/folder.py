@@ -279,7 +279,7 @@ class RunFolder:
 
     def replace_text(self, path: Path, text: str) -> None:
         """Write ``text`` in the place of ``path``."""
-        files.replace(path, lambda file: file.write_text(text, encoding="utf-8"))
+        files.replace_text(path, text)
 
     def replace_json(self, path: Path, value: object) -> None:
         """Write ``value`` as JSON in the place of ``path``."""

@@ -50,7 +50,7 @@ class Output:
 
     def write(self, text: str) -> None:
         """Write ``text``, or nothing if the stream is closed."""
-        shown = text.encode(self.encoding, "backslashreplace").decode(self.encoding)
+        shown = readable(text).encode(self.encoding, "backslashreplace").decode(self.encoding)
         self._attempt(lambda stream: stream.write(shown))
 
     def flush(self) -> None:
@@ -96,6 +96,26 @@ def visible(text: str) -> str:
         True
     """
     return "".join(each if each.isprintable() or each in "\n\t" else _escape(each) for each in text)
+
+
+def readable(text: str) -> str:
+    r"""``text`` without the stand-ins that Python has for bytes of names and arguments that it could not decode.
+
+    The bytes are read as UTF-8, whatever the locale; those that are no UTF-8 become escapes. So names are the same in
+    every locale, and can be written to files. For opening a file, the text has to be left as it is.
+
+    Example:
+        >>> readable("f\udcc3\udcbcr"), readable("\udcff")
+        ('für', '\\xff')
+    """
+    return text.encode("utf-8", "surrogateescape" if _only_bytes(text) else "backslashreplace").decode(
+        "utf-8", "backslashreplace"
+    )
+
+
+def _only_bytes(text: str) -> bool:
+    """Whether all surrogates stand for bytes; Windows has others."""
+    return all("\udc80" <= each <= "\udcff" for each in text if "\ud800" <= each <= "\udfff")
 
 
 def in_a_line(text: object) -> str:

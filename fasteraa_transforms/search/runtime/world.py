@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from fasteraa_transforms.search.networks.second_order import SecondOrderBatchNorm2d, channel, second_derivatives
 from fasteraa_transforms.search.runtime.hardware import pick_device
+from fasteraa_transforms.search.runtime.output import say
 
 TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others, who may be training a network of their own, before it gives them up. One that
@@ -192,7 +193,7 @@ class World:
             except RuntimeError:  # it went with the machine that kept it
                 pass
             message = f"\nrank {self.rank}: {message.lstrip()}"
-        print(message, file=sys.stderr, flush=True)
+        say(message, error=True)
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
