@@ -1,14 +1,17 @@
-"""The transform inside of `torch.compile`: operators that the compiler calls without looking into them.
+"""The transform inside of `torch.compile`: one operator that the compiler calls without looking into it.
 
-What is drawn decides which operations run, so there is nothing in it to compile; but as operators they break no graph.
-They run the same code as outside of it, so draws and pixels are the same. An operator runs below autograd and cannot
-ask for gradients there, so images that require them, like what the compiler does not look into, break the graph and
-run outside of it.
+What is drawn decides which operations run, so the compiler has nothing to compile. As an operator the transform breaks
+no graph, and it runs the same code as outside of the compiler: draws and pixels are the same. An operator runs below
+autograd, where it cannot ask for gradients. So images that require gradients break the graph, like everything that the
+compiler does not look into, and run outside of it.
+
+An operator takes tensors and numbers but no transform, so a transform goes by a number. The number stands in a tensor,
+because the compiler keeps one piece of code for each string or number that it meets, up to a limit. It does not look at
+the values of a tensor. So all transforms share one piece of code, however many there are.
 """
 
 import itertools
 import weakref
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,57 +19,49 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
-from fasteraa_transforms.backends import apply as apply_eagerly
-from fasteraa_transforms.plan import _SHAPES, Plan
+from fasteraa_transforms.backends.epilogue import Epilogue
 
-_HANDLES = itertools.count()
-
-# An operator takes tensors, numbers and strings, so the transform that draws goes by a name of its own in this process.
-_TRANSFORMS: "weakref.WeakValueDictionary[str, Any]" = weakref.WeakValueDictionary()
+_NUMBERS = itertools.count()
+_TRANSFORMS: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()
 
 
-def register(transform: Any) -> str:
-    """A name for a transform, by which `draw` finds it as long as it lives."""
-    handle = str(next(_HANDLES))
-    _TRANSFORMS[handle] = transform
-    return handle
+def register(transform: Any) -> Tensor:
+    """A number for a transform, in a tensor. `augment` finds the transform by it for as long as it lives."""
+    number = next(_NUMBERS)
+    _TRANSFORMS[number] = transform
+    return torch.tensor(number, device="cpu")
 
 
 def breaks_graph(value: Any) -> bool:
-    """Whether a value of a sample cannot be transformed by the operators here."""
+    """Whether `augment` cannot take a value of a sample."""
     return isinstance(value, (tv_tensors.TVTensor, Image.Image)) or (isinstance(value, Tensor) and value.requires_grad)
 
 
-def draw(handle: str, count: int, stages: int) -> Plan:
-    """What ``transform._draw(count)`` gives, of the transform of this name; on the CPU."""
-    return Plan(*torch.ops.fasteraa_transforms.draw(handle, count, stages))
+def augment(number: Tensor, images: Tensor, epilogue: Epilogue | None) -> Tensor:
+    """What the transform of this number makes of images. What it refuses is refused when the graph runs.
+
+    Args:
+        number: from `register`.
+        images: plain tensor [..., C, H, W] that requires no gradient.
+        epilogue: that of the transform. It decides the dtype and the memory format of the result.
+    """
+    dtype = images.dtype if epilogue is None else epilogue.dtype
+    # Not the memory format itself: an operator takes none in PyTorch 2.11.
+    channels_last = epilogue is not None and epilogue.memory_format == torch.channels_last and images.ndim == 4
+    return torch.ops.fasteraa_transforms.augment(number, images, dtype, channels_last)
 
 
-def apply(images: Tensor, plan: Plan, *, interpolation: str, fill: Sequence[float]) -> Tensor:
-    """`apply` on tensors; what that refuses is refused when the graph runs."""
-    tensors = [getattr(plan, name) for name in _SHAPES]
-    return torch.ops.fasteraa_transforms.apply(images, tensors, interpolation, fill)
+# The tag keeps two calls in one graph from being taken for the same.
+@torch.library.custom_op("fasteraa_transforms::augment", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+def _augment(number: Tensor, images: Tensor, dtype: torch.dtype, channels_last: bool) -> Tensor:
+    transform = _TRANSFORMS.get(int(number))
+    if transform is None:
+        raise RuntimeError("the transform of this graph is gone; a graph cannot be kept longer than its transform")
+    result: Tensor = transform.transform(images, transform.make_params([images]))
+    return result.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-# The tag keeps two draws in one graph from being taken for the same. The number of stages is handed over for the shapes
-# to depend on the arguments alone: compiled graphs are cached on disk, and in another process the name is another's.
-@torch.library.custom_op("fasteraa_transforms::draw", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
-def _draw(handle: str, count: int, stages: int) -> list[Tensor]:
-    plan = _TRANSFORMS[handle]._draw(count).to("cpu")
-    return [getattr(plan, name) for name in _SHAPES]
-
-
-@_draw.register_fake
-def _(handle: str, count: int, stages: int) -> list[Tensor]:
-    sizes = {"B": count, "K": stages, "2": 2}
-    return [torch.empty([sizes[axis] for axis in axes], dtype=dtype) for dtype, axes in _SHAPES.values()]
-
-
-@torch.library.custom_op("fasteraa_transforms::apply", mutates_args=())
-def _apply(images: Tensor, plan: Sequence[Tensor], interpolation: str, fill: Sequence[float]) -> Tensor:
-    return apply_eagerly(images, Plan(*plan), interpolation=interpolation, fill=fill).contiguous()
-
-
-@_apply.register_fake
-def _(images: Tensor, plan: Sequence[Tensor], interpolation: str, fill: Sequence[float]) -> Tensor:
-    return torch.empty_like(images, memory_format=torch.contiguous_format)
+@_augment.register_fake
+def _(number: Tensor, images: Tensor, dtype: torch.dtype, channels_last: bool) -> Tensor:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty_like(images, dtype=dtype, memory_format=layout)

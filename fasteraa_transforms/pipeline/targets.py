@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils._pytree import KeyPath, SequenceKey, tree_flatten_with_path
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as tv
 
 from fasteraa_transforms.backends import apply
 from fasteraa_transforms.backends.floats import through_stages
-from fasteraa_transforms.backends.options import fill_values
+from fasteraa_transforms.backends.options import Fill, fill_values
 from fasteraa_transforms.operations.extras import Extras
 from fasteraa_transforms.operations.geometry import Affine, Matrix
 from fasteraa_transforms.operations.table import OPERATIONS
@@ -51,7 +52,7 @@ def check(targets: Sequence[Any], images: Sequence[Any], count: int) -> None:
     Raises:
         ValueError: a target has another size than every image, or does not say which image of a batch it belongs to.
     """
-    sizes = sorted({tuple(tv.get_size(image)) for image in images})
+    sizes = sorted({tuple(tv.get_size(image)) for image in images}) if targets else []
     for target in targets:
         name = type(target).__name__
         size = tuple(target.shape[-2:]) if isinstance(target, tv_tensors.Mask) else tuple(target.canvas_size)
@@ -82,7 +83,49 @@ def leading(image: Any) -> tuple[int, ...]:
     return tuple(image.shape[: -4 if isinstance(image, tv_tensors.Video) else -3])
 
 
-def transform(target: Any, plan: Plan, fill: float | Sequence[float] = 0) -> Any:
+def rows(sample: Any, count: int) -> list[int | None]:
+    """Which image of a batch the targets of a sample belong to by their place in a list.
+
+    A list or tuple says so if it has an entry for each image, and a target but no image in every entry. Entries may be
+    nested: boxes, or a dict of boxes, masks and labels. A list of masks or key points that have the leading dimensions
+    of a batch themselves says nothing: each of them belongs to all images.
+
+    Args:
+        sample: a sample with a batch of images.
+        count: how many images the batch has.
+
+    Returns:
+        For each leaf of the sample, the index of its image; None if it belongs to all images, or is no target.
+    """
+    leaves = tree_flatten_with_path(sample)[0]
+    lists: dict[KeyPath, dict[int, list[Any]]] = {}  # for each list, by its path: the leaves of each entry
+    for path, leaf in leaves:
+        for depth, key in enumerate(path):
+            if isinstance(key, SequenceKey):
+                lists.setdefault(path[:depth], {}).setdefault(key.idx, []).append(leaf)
+    telling = {path for path, entries in lists.items() if len(entries) == count and _tells(list(entries.values()))}
+
+    def row(path: KeyPath) -> int | None:
+        steps = ((path[:depth], key) for depth, key in enumerate(path))
+        return next((key.idx for before, key in steps if before in telling and isinstance(key, SequenceKey)), None)
+
+    return [row(path) if isinstance(leaf, TARGETS) else None for path, leaf in leaves]
+
+
+def _tells(entries: list[list[Any]]) -> bool:
+    """Whether each entry of a list, given as its leaves, belongs to an image of its own."""
+    if any(isinstance(leaf, (tv_tensors.Image, tv_tensors.Video, Image.Image)) for entry in entries for leaf in entry):
+        return False
+    targets = [[leaf for leaf in entry if isinstance(leaf, TARGETS)] for entry in entries]
+    batches = [
+        not isinstance(target, tv_tensors.BoundingBoxes) and target.shape[:1] == (len(entries),)
+        for entry in targets
+        for target in entry
+    ]
+    return all(targets) and not all(batches)
+
+
+def transform(target: Any, plan: Plan, fill: Fill = 0) -> Any:
     """Move a target as ``plan`` moves its image, or its images.
 
     - Bounding boxes of every format: the corners go through all stages, and `move_boxes` puts one box around them.
@@ -153,7 +196,7 @@ def _inverse(matrix: Matrix) -> list[list[float]]:
     ]
 
 
-def _move_mask(mask: Tensor, plan: Plan, fill: float | Sequence[float]) -> Tensor:
+def _move_mask(mask: Tensor, plan: Plan, fill: Fill) -> Tensor:
     dtype, values = mask.dtype, fill_values(fill)
     outside = torch.tensor(values, dtype=torch.float64, device="cpu").to(dtype)
     if len(values) != 1 or (not dtype.is_floating_point and outside.double().tolist() != list(values)):

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -11,8 +11,7 @@ from typing import Any, NoReturn, Self
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
-from torch.utils.data import get_worker_info
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import Transform
@@ -20,63 +19,57 @@ from torchvision.transforms.v2.functional import is_pure_tensor
 
 from fasteraa_transforms.backends import apply, apply_one
 from fasteraa_transforms.backends.epilogue import Epilogue
-from fasteraa_transforms.backends.options import fill_values, interpolation_mode
+from fasteraa_transforms.backends.options import Fill, fill_values, interpolation_mode
 from fasteraa_transforms.pipeline import compiled as _compiled
+from fasteraa_transforms.pipeline import generators as _generators
 from fasteraa_transforms.pipeline import targets as _targets
+from fasteraa_transforms.pipeline.checks import InputChecks, seems_channels_last
 from fasteraa_transforms.plan import Plan
 from fasteraa_transforms.policy.policy import Policy
 
-Fill = float | Sequence[float]
-
-_ODD = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, the usual multiplier to spread seeds
-
 
 class FasterAutoAugment(Transform):
-    """Apply a policy to images: each draws a sub-policy, and what happens in it, for itself.
+    """Apply a policy to images. Each image draws a sub-policy of its own.
 
-    A transform of torchvision's v2 that works in ``v2.Compose`` and in v1's ``Compose``, in the place where AutoAugment
-    stands: on PIL images, or on tensors with values in [0, 255] (uint8) or [0, 1] (float), before normalisation.
-    `apply` says what it does to which type; uint8 is exact, and the same seed gives the same pixels for an L or RGB PIL
-    image and for its tensor. Float images may require gradients; they get them. The output has the type of the input.
+    A transform of torchvision's v2, which works in ``v2.Compose`` and in v1's ``Compose``. It stands where AutoAugment
+    stands, before normalisation, on PIL images or on tensors with values in [0, 255] (uint8) or [0, 1] (float). The
+    output has the type of the input. `apply` says what happens to which type.
 
-    A sample may be nested as v2 allows. Images in it are PIL images, ``tv_tensors.Image``, ``tv_tensors.Video`` or, if
-    it has none of these, its first plain tensor (v2's rule). A tensor has the shape [..., C, H, W], a video
-    [..., T, C, H, W]. Each of the leading dimensions is one of images (or videos), which draw independently; the T
-    frames of a video share one draw, and each has its own statistics (equalize, contrast). Several images in one sample
-    share their draws, so they have to be as many, or single, where a single one takes the draw of the first.
+    Images are PIL images or tensors [..., C, H, W], videos are tensors [..., T, C, H, W]. Every leading index has a
+    draw of its own. The T frames of a video share one draw.
 
-    Targets in it, ``tv_tensors.BoundingBoxes``, ``Mask`` and ``KeyPoints``, are moved along by shear, translate, rotate
-    and flip; every other operation leaves them alone. They have the size of an image of the sample. With a batch of
-    images, masks and key points have its leading dimensions in front; bounding boxes, which have no room for them, are
-    refused. Labels and everything else pass through.
+    A sample may be nested as v2 allows. Its images are PIL images, ``tv_tensors.Image`` and ``tv_tensors.Video``. If it
+    has none of these, its first plain tensor is its image (v2's rule). Several images in one sample share their draws,
+    so their batches have one size; a single image takes the first draw.
 
-    It draws from PyTorch's default generator, so ``torch.manual_seed`` makes it reproducible and each DataLoader worker
-    draws differently. A ``generator`` of its own is copied into each worker of a DataLoader, where the copies would all
-    draw the same, and again in each epoch; so a worker, when it first draws, seeds its copy anew from a draw of it and
-    the worker's own seed, which DataLoader makes from its base seed. It stays reproducible where both are: the state of
-    ``generator``, and that base seed (``torch.manual_seed``, or DataLoader's own ``generator``). Processes that are not
-    DataLoader workers, as in distributed training, need a seed each.
+    ``tv_tensors.BoundingBoxes``, ``Mask`` and ``KeyPoints`` of a sample move with the image. With a batch of B images,
+    masks and key points have the leading dimensions of the batch, or they stand in a list of B entries, one for each
+    image, as bounding boxes do. Labels and everything else pass through.
 
-    It has no parameters, and ``train()`` and ``eval()`` make no difference. `torch.compile` takes it without a graph
-    break, ``fullgraph=True``, where a sample has plain tensors that require no gradient; anything else breaks the graph
-    and gives the same. `torch.jit.script` refuses it.
+    Draws come from PyTorch's default generator, or from ``generator``. In a DataLoader, each worker and each epoch
+    draws differently in both cases, and `torch.manual_seed` makes it reproducible.
+
+    `torch.compile` takes the transform without a graph break, ``fullgraph=True``, where a sample has plain tensors that
+    require no gradient. Other samples break the graph and give the same. `torch.jit.script` refuses it.
 
     Args:
         policy: the policy; `from_pretrained` takes names and files.
         interpolation: NEAREST or BILINEAR, for shear, translate and rotate.
-        fill: value outside of the image, one number or one a channel, in the image's own range; masks get 0. Or a dict
-            from the type of an input, such as ``tv_tensors.Mask`` or ``PIL.Image.Image``, to its fill, where "others"
-            stands for all types that are not named, and 0 for that.
-        epilogue: scaling, normalisation and conversion of the images that follow, for tensors; on a GPU they cost no
-            pass of their own.
-        generator: source of the draws, on any device; PyTorch's default generator if None. Pickling or deep-copying the
-            transform copies it with its state.
+        fill: value outside of the image, in the image's own range: one number, one for each channel, or None for 0.
+            Masks get 0. Or a dict from types of input, such as ``tv_tensors.Mask`` or ``PIL.Image.Image``, to their
+            fill; "others" stands for all types that are not named.
+        epilogue: scaling, normalisation and conversion of the result, for tensors. On a GPU they cost no extra pass.
+        generator: source of the draws, on any device; PyTorch's default generator if None. A copy of the transform has
+            a copy of it, with its state.
 
     Raises:
         TypeError: ``policy`` is no `Policy`, ``fill`` no number or sequence of numbers or dict of these, ``epilogue``
             no `Epilogue`; when called, if a sample has no image, or an image is of a type that `apply` refuses.
         ValueError: ``interpolation`` is another mode; when called, if the images of a sample cannot share their draws,
             targets do not lie on them, the fill of masks is no value that they can have, or `apply` raises it.
+
+    Warns:
+        UserWarning: once, if the channels of a tensor seem to be its last axis, or if floats lie outside of [0, 1].
 
     Source: the paper, section 3; Cubuk et al. 2019, AutoAugment.
 
@@ -125,8 +118,9 @@ class FasterAutoAugment(Transform):
         self.fill = fill
         self.epilogue = epilogue
         self.generator = generator
-        self._worker_seed: int | None = None  # seed of the DataLoader worker that `generator` was seeded for
-        self._handle = _compiled.register(self)
+        self._seeded_for: int | None = None  # seed of the DataLoader worker that `generator` was seeded for
+        self._checks = InputChecks()
+        self._number = _compiled.register(self)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
@@ -164,20 +158,51 @@ class FasterAutoAugment(Transform):
     def forward(self, *inputs: Any) -> Any:
         """Transform a sample, given as one value or as several."""
         if torch.compiler.is_compiling():
-            if any(_compiled.breaks_graph(value) for value in tree_flatten(inputs)[0]):
-                return self._forward_eagerly(*inputs)
+            return self._forward_compiled(*inputs)
         # v2 says not to override this. But most calls bring one image and nothing else, and for 32 × 32 pixels the way
         # through pytrees and a plan of tensors takes several times as long as the pixels. The result is the same. A
         # subclass may have overridden what the general way calls.
-        elif len(inputs) == 1 and _is_one_image(inputs[0]) and type(self) is FasterAutoAugment:
-            (image,), fill = inputs, self.fill
-            if self.epilogue is None and (type(fill) is int or not isinstance(fill, Mapping)):
+        if len(inputs) == 1 and type(self) is FasterAutoAugment and self.epilogue is None:
+            image, fill = inputs[0], self.fill
+            shape = _shape_of_one_image(image)
+            if shape is not None and (type(fill) is int or not isinstance(fill, Mapping)):
+                if shape and seems_channels_last(shape):
+                    self._checks.look(image)
                 return apply_one(image, self.policy.sample_one(self._seeded_generator()), self.interpolation, fill)
-        return super().forward(*inputs)
+        return self._forward_generally(*inputs)
+
+    def _forward_generally(self, *inputs: Any) -> Any:
+        """As v2's own forward, but targets may stand in a list with an entry for each image of a batch."""
+        sample = inputs if len(inputs) > 1 else inputs[0]
+        values, structure = tree_flatten(sample)
+        self.check_inputs(values)
+        chosen = self._needs_transform_list(values)
+        images = [value for value, is_chosen in zip(values, chosen, strict=True) if is_chosen and not _is_target(value)]
+        count = max(map(_count, images), default=1)
+        rows = _targets.rows(sample, count) if count > 1 and any(map(_is_target, values)) else [None] * len(values)
+        _targets.check([value for value, row in zip(values, rows, strict=True) if row is not None], images, 1)
+        together = [
+            value for value, is_chosen, row in zip(values, chosen, rows, strict=True) if is_chosen and row is None
+        ]
+        params = self.make_params(together)
+        for index, (value, row) in enumerate(zip(values, rows, strict=True)):
+            if chosen[index]:
+                its_params = params if row is None else {**params, "plan": params["plan"][row]}
+                values[index] = self.transform(value, its_params)
+        return tree_unflatten(values, structure)
+
+    def _forward_compiled(self, *inputs: Any) -> Any:
+        values, structure = tree_flatten(inputs if len(inputs) > 1 else inputs[0])
+        chosen = self._needs_transform_list(values)
+        if sum(chosen) != 1 or any(_compiled.breaks_graph(value) for value in values):
+            return self._forward_eagerly(*inputs)
+        image = chosen.index(True)
+        values[image] = _compiled.augment(self._number, values[image], self.epilogue)
+        return tree_unflatten(values, structure)
 
     @torch.compiler.disable(reason="the sample should have plain tensors that require no gradient")
     def _forward_eagerly(self, *inputs: Any) -> Any:
-        return super().forward(*inputs)
+        return self._forward_generally(*inputs)
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
         """Raise TypeError if the sample has no image."""
@@ -187,19 +212,23 @@ class FasterAutoAugment(Transform):
             raise TypeError(f"the sample should have an image (a PIL image or a tensor), but has only {found}")
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the plan that the images and targets of one sample share."""
-        images = [value for value in flat_inputs if not isinstance(value, _targets.TARGETS)]
+        """Draw the plan that the images and targets of one sample share; {} for no images and no targets."""
+        if not flat_inputs:
+            return {}
+        images = [value for value in flat_inputs if not _is_target(value)]
+        targets = [value for value in flat_inputs if _is_target(value)]
         counts = sorted({_count(image) for image in images})
+        if not counts:
+            raise ValueError("targets should come with the image that they lie on, but got no image")
         if len([count for count in counts if count != 1]) > 1:
             raise ValueError(
                 "the images of one sample share their draws, so there should be as many in each batch, or one, "
                 f"but got batches of {', '.join(map(str, counts))} images"
             )
-        if len(images) < len(flat_inputs):
-            targets = [value for value in flat_inputs if isinstance(value, _targets.TARGETS)]
-            _targets.check(targets, images, counts[-1])
-        if torch.compiler.is_compiling():
-            return {"plan": _compiled.draw(self._handle, counts[-1], self.policy.stages)}
+        _targets.check(targets, images, counts[-1])
+        for image in images:
+            if isinstance(image, Tensor):
+                self._checks.look(image)
         return {"plan": self._draw(counts[-1])}
 
     def _draw(self, count: int) -> Plan:
@@ -208,18 +237,14 @@ class FasterAutoAugment(Transform):
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Apply the plan to one of the images, or move one of the targets along."""
         fill = self._fill_of(inpt)
-        if isinstance(inpt, _targets.TARGETS):
+        if _is_target(inpt):
             return _targets.transform(inpt, params["plan"], fill)
         plan = params["plan"]
         if len(plan) != _count(inpt):
             plan = plan[: _count(inpt)]
         if isinstance(inpt, tv_tensors.Video):
             plan = _plan_of_frames(plan, inpt.shape[-4])
-        if torch.compiler.is_compiling():
-            result = _compiled.apply(inpt, plan, interpolation=self.interpolation.value, fill=fill_values(fill))
-            result = result if self.epilogue is None else self.epilogue(result)
-        else:
-            result = apply(inpt, plan, interpolation=self.interpolation, fill=fill, epilogue=self.epilogue)
+        result = apply(inpt, plan, interpolation=self.interpolation, fill=fill, epilogue=self.epilogue)
         return tv_tensors.wrap(result, like=inpt) if isinstance(inpt, tv_tensors.TVTensor) else result
 
     def _fill_of(self, inpt: Any) -> Fill:
@@ -242,44 +267,41 @@ class FasterAutoAugment(Transform):
         )
 
     def _seeded_generator(self) -> torch.Generator | None:
-        if self.generator is None:
-            return None
-        worker = get_worker_info()
-        if worker is not None and worker.seed != self._worker_seed:
-            # All workers hold the same copy and draw the same number here; their seeds differ, also between epochs.
-            shared = torch.randint(2**63 - 1, (), generator=self.generator, device=self.generator.device)
-            # Not their exclusive or: seeded alike, as with one torch.manual_seed for both, they would cancel.
-            self.generator.manual_seed((int(shared) * _ODD + worker.seed) % 2**63)
-            self._worker_seed = worker.seed
+        if self.generator is not None:
+            self._seeded_for = _generators.seed_in_worker(self.generator, self._seeded_for)
         return self.generator
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
+        del state["_number"]
         if self.generator is not None:
-            # A Generator can be pickled, but its state is a tensor, which would travel to a worker through shared
-            # memory, and where workers are spawned that ends in "unable to resize file" (still so in PyTorch 2.15).
-            state["generator"] = str(self.generator.device), self.generator.get_state().numpy().tobytes()
+            state["generator"] = _generators.packed(self.generator)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if state["generator"] is not None:
-            device, data = state["generator"]
-            generator = torch.Generator(device)
-            generator.set_state(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-            state = {**state, "generator": generator}
+            state = {**state, "generator": _generators.unpacked(state["generator"])}
         super().__setstate__(state)
-        self._handle = _compiled.register(self)
+        self._number = _compiled.register(self)
 
 
-def _is_one_image(value: Any) -> bool:
-    """Whether it is a PIL image of 8 bits or a uint8 tensor [C, H, W] on the CPU, with at least one pixel."""
+def _shape_of_one_image(value: Any) -> tuple[int, ...] | None:
+    """The shape of a uint8 tensor [C, H, W] on the CPU with at least one pixel; () for a PIL image of 8 bits.
+
+    None for everything else.
+    """
     if type(value) is not Tensor:
         if isinstance(value, Image.Image):
-            return value.mode != "I;16"
+            return () if value.mode != "I;16" else None
         if type(value) is not tv_tensors.Image:
-            return False
+            return None
         value = value.as_subclass(Tensor)  # whose attributes are faster to look at
-    return value.dtype is torch.uint8 and value.ndim == 3 and value.is_cpu and value.numel() > 0
+    shape = value.shape
+    return shape if len(shape) == 3 and value.dtype is torch.uint8 and value.is_cpu and value.numel() > 0 else None
+
+
+def _is_target(value: Any) -> bool:
+    return isinstance(value, _targets.TARGETS)
 
 
 def _count(image: Tensor | Image.Image) -> int:

@@ -567,6 +567,74 @@ def test_targets_of_a_batch_follow_each_its_image(leading: tuple[int, ...]) -> N
         assert torch.equal(moved_first[n], alone[0])
 
 
+@pytest.mark.parametrize("layout", ["lists", "dicts", "tuples", "values"])
+def test_targets_in_a_list_follow_each_its_image(layout: str) -> None:
+    size, counts = (40, 60), [3, 0, 1, 3]
+    plan = EVERYTHING.sample(4, torch.Generator().manual_seed(8))
+    images = torch.randint(0, 256, (4, 3, *size), dtype=torch.uint8)
+    each = [
+        {
+            "boxes": boxes_of(torch.rand(n, 4, dtype=torch.float64) * 20 + 5, "CXCYWH", size),
+            "masks": tv_tensors.Mask(torch.randint(0, 2, (n, *size), dtype=torch.bool)),
+            "points": tv_tensors.KeyPoints(torch.rand(n, 5, 2) * 30, canvas_size=size),
+            "labels": torch.arange(n),
+        }
+        for n in counts
+    ]
+    expected = [run({"image": image, **one}, plan[n]) for n, (image, one) in enumerate(zip(images, each, strict=True))]
+    names = list(each[0])
+    if layout == "dicts":
+        seen, result = run((tv_tensors.Image(images), each), plan)
+        assert [list(one) for one in result] == [names] * 4
+    elif layout == "tuples":  # as tuple(zip(*samples)) makes them
+        sample = (tv_tensors.Image(images), tuple({"deep": (one, "text")} for one in each))
+        seen, result = run(sample, plan)
+        result = [one["deep"][0] for one in result]
+    elif layout == "lists":
+        sample = {"image": tv_tensors.Image(images)} | {name: [one[name] for one in each] for name in names}
+        result = run(sample, plan)
+        seen, result = result["image"], [{name: result[name][n] for name in names} for n in range(4)]
+    else:
+        seen, *result = run((images, *([one[name] for one in each] for name in names)), plan)
+        result = [dict(zip(names, values, strict=True)) for values in zip(*result, strict=True)]
+    moved = 0
+    for n, (one, alone) in enumerate(zip(result, expected, strict=True)):
+        assert torch.equal(seen[n], apply(images, plan)[n])
+        assert one["labels"].tolist() == list(range(counts[n]))
+        for name in ("boxes", "masks", "points"):
+            assert type(one[name]) is type(alone[name])
+            assert torch.equal(one[name], alone[name])
+            moved += not torch.equal(one[name], each[n][name])
+    assert moved >= 6
+
+
+def test_a_list_with_another_number_of_entries_says_nothing() -> None:
+    transform, images = FasterAutoAugment(policy_of("rotate")), torch.zeros(5, 3, 20, 24)
+    boxes = targets((20, 24))[0]
+    for listed in ([boxes] * 4, [boxes] * 6, [[boxes] * 5, [boxes] * 4], [boxes, boxes, boxes, boxes, None]):
+        with pytest.raises(ValueError, match="BoundingBoxes do not say which image of a batch they belong to"):
+            transform(images, listed)
+    with pytest.raises(ValueError, match="height and width"):
+        transform(images, [targets((24, 20))[0]] * 5)
+
+
+def test_a_list_of_masks_of_whole_batches_is_what_it_was() -> None:
+    plan, images = plan_of([("rotate", 0.9)], [("flip", 0.0)]), torch.zeros(2, 3, 20, 24)
+    masks = [tv_tensors.Mask(torch.randint(0, 5, (2, 20, 24))) for _ in range(2)]
+    _, results = run((images, masks), plan)
+    for mask, result in zip(masks, results, strict=True):
+        for n in range(2):
+            assert torch.equal(result[n], run((images[n], tv_tensors.Mask(mask[n])), plan[n])[1])
+
+
+def test_two_views_are_no_list_of_two_images() -> None:
+    plan, images = plan_of([("flip", 0.0)], [("translate_x", 1.0)]), torch.zeros(2, 3, 20, 24)
+    each = [boxes_of([[2, 4, 10, 12]], "XYXY", (20, 24)), boxes_of([[20, 4, 22, 12]], "XYXY", (20, 24))]
+    views = [{"image": tv_tensors.Image(images), "boxes": each} for _ in range(2)]
+    for view in run(views, plan):
+        assert [boxes.tolist() for boxes in view["boxes"]] == [[[14, 4, 22, 12]], [[10, 4, 12, 12]]]
+
+
 def test_masks_of_videos() -> None:
     plan = plan_of([("rotate", 0.9)], [("flip", 0.0)])
     videos = torch.randint(0, 2, (2, 5, 1, 20, 24), dtype=torch.uint8)

@@ -4,6 +4,7 @@ import copy
 import functools
 import importlib
 import pickle
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
@@ -25,7 +26,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-from fasteraa_transforms import OPERATIONS, FasterAutoAugment, Policy, PolicyError, apply
+from fasteraa_transforms import OPERATIONS, Epilogue, FasterAutoAugment, Policy, PolicyError, apply
 
 NAMES = list(OPERATIONS)
 SHIPPED = sorted(
@@ -244,6 +245,7 @@ def both_ways(image: Any, seed: int, **options: Any) -> tuple[Any, Any]:
     return results[0], results[1]
 
 
+@pytest.mark.filterwarnings("ignore:images of the shape")  # 13 channels and 3 columns
 @pytest.mark.parametrize("options", [{}, {"interpolation": "bilinear", "fill": 255}, {"fill": 7.5}])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 13])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 5), (3, 3), (20, 24)])
@@ -304,6 +306,89 @@ def test_threads_share_a_policy(images: Tensor) -> None:
         results = list(pool.map(augmented, range(200)))
     for seed, result in enumerate(results):
         assert torch.equal(result, expected(images[seed % 48], 1, seed))
+
+
+# --- warnings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(32, 28, 3), (8, 32, 28, 1), (2, 4, 32, 28, 4)])
+@pytest.mark.parametrize("wrapper", [None, tv_tensors.Image, tv_tensors.Video])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_channels_in_the_last_axis_are_warned_of_once(shape: Any, wrapper: Any, dtype: torch.dtype) -> None:
+    transform = FasterAutoAugment(POLICY)
+    if wrapper is tv_tensors.Video and len(shape) == 3:
+        return
+    batch = torch.zeros(shape, dtype=dtype)
+    given = batch if wrapper is None else wrapper(batch)
+    channels, height, width = shape[-3:]
+    with pytest.warns(UserWarning, match="are taken for") as caught:
+        transform(given)
+    assert [str(warning.message) for warning in caught] == [
+        f"images of the shape {list(shape)} are taken for {channels} channels of {height}×{width} pixels, "
+        "[..., C, H, W]; if the last axis holds the channels, give images.movedim(-1, -3)"
+    ]
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        transform(given)
+        FasterAutoAugment(POLICY)(batch.movedim(-1, -3))
+        FasterAutoAugment(POLICY)(torch.zeros(3, 2, 2))  # small, not channels last
+        FasterAutoAugment(POLICY)(torch.zeros(0, 32, 28, 3))
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift", "advice"),
+    [
+        (4.0, -2.0, "augment images before they are normalised"),
+        (255.0, 0.0, "keep images uint8, or divide them by 255"),
+        (2.0, 0.0, "augment images before they are normalised"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_floats_outside_of_their_range_are_warned_of_once(
+    scale: float, shift: float, advice: str, dtype: torch.dtype
+) -> None:
+    images = torch.linspace(0, 1, 192, dtype=torch.float64).reshape(1, 3, 8, 8).repeat(2, 1, 1, 1).to(dtype)
+    transform = v2.Compose([FasterAutoAugment(POLICY)])
+    wrong = (images * scale + shift).requires_grad_()
+    with pytest.warns(UserWarning, match=r"float images should have values in \[0, 1\], but got") as caught:
+        transform(wrong)
+    assert len(caught) == 1
+    assert str(caught[0].message).endswith(f"to {scale + shift:.3g} instead, which the operations clamp; {advice}")
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        transform(wrong)
+        FasterAutoAugment(POLICY)(images)
+        FasterAutoAugment(POLICY)(images * 1.04 - 0.02)  # as resizing leaves them
+        FasterAutoAugment(POLICY)(tv_tensors.Image(images * torch.nan))
+
+
+def test_values_of_floats_are_looked_at_a_few_times_only(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    aminmax = Tensor.aminmax
+    monkeypatch.setattr(Tensor, "aminmax", lambda tensor: looked.append(1) or aminmax(tensor))
+    transform = FasterAutoAugment(POLICY)
+    for _ in range(20):
+        transform(images[0] / 255)
+    assert len(looked) == 8
+
+
+def test_one_of_several_workers_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("fasteraa_transforms.pipeline.checks")
+    for worker in (1, 2):
+        monkeypatch.setattr(module, "get_worker_info", lambda worker=worker: SimpleNamespace(id=worker))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            FasterAutoAugment(POLICY)(torch.zeros(32, 32, 3))
+    monkeypatch.setattr(module, "get_worker_info", lambda: SimpleNamespace(id=0))
+    with pytest.warns(UserWarning, match="channels"):
+        FasterAutoAugment(POLICY)(torch.zeros(32, 32, 3))
+
+
+def test_compiled_transforms_warn_too(compiler: Any) -> None:
+    with pytest.warns(UserWarning, match="channels"):
+        compiler(FasterAutoAugment(POLICY))(torch.zeros(32, 32, 3))
 
 
 # --- gradients and modes ----------------------------------------------------------------------------------------------
@@ -545,6 +630,50 @@ def test_what_breaks_the_graph_runs_outside_of_it(images: Tensor, kind: str, com
             compiler(lambda sample: transform(sample))(sample)
 
 
+def test_any_number_of_transforms_share_one_piece_of_compiled_code(images: Tensor) -> None:
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    for n in range(20):
+        candidates = [[{"operation": NAMES[(n + k) % 6], "weight": 1, "probability": 0.7}] for k in range(1 + n % 4)]
+        for (candidate,) in candidates:
+            candidate["magnitude"] = 0.5 if OPERATIONS[candidate["operation"]].has_magnitude else None
+        transform = FasterAutoAugment(
+            Policy([candidates] * (1 + n % 3), name=f"policy {n}"),
+            fill=n,
+            interpolation=("nearest", "bilinear")[n % 2],
+            generator=seeded(n) if n % 3 else None,
+            epilogue=Epilogue(mean=(n / 40,) * 3, std=(0.2,) * 3) if n % 5 == 0 else None,
+        )
+        results = []
+        for one in (torch.compile(transform, fullgraph=True, backend=counter), transform):
+            torch.manual_seed(n)
+            if transform.generator is not None:
+                transform.generator.manual_seed(n)
+            results.append(one(images))
+        assert torch.equal(results[0], results[1])
+    assert counter.frame_count <= 2  # with an epilogue and without
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("epilogue", [None, Epilogue(dtype=torch.float16, memory_format=torch.channels_last)])
+def test_compiles_with_an_epilogue(images: Tensor, epilogue: Epilogue | None, compiler: Any) -> None:
+    transform = FasterAutoAugment(POLICY, epilogue=epilogue)
+    for given in (images, images[:5]):
+        assert alike(compiler(transform), transform, given)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_exports(images: Tensor, strict: bool) -> None:
+    transform = FasterAutoAugment(POLICY)
+    assert alike(torch.export.export(transform, (images,), strict=strict).module(), transform, images)
+
+
+def test_a_graph_that_outlives_its_transform_says_so(images: Tensor) -> None:
+    number = FasterAutoAugment(POLICY)._number
+    with pytest.raises(RuntimeError, match="the transform of this graph is gone"):
+        torch.ops.fasteraa_transforms.augment(number, images, torch.uint8, False)
+
+
 @pytest.mark.slow  # generates and compiles code
 def test_compiles_with_the_default_backend(images: Tensor, compiler: Any) -> None:
     transform = FasterAutoAugment(POLICY)
@@ -656,7 +785,7 @@ def test_targets_in_workers(start: str) -> None:
 
 
 def test_a_worker_seeds_its_generator_once(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("fasteraa_transforms.pipeline.transform")
+    module = importlib.import_module("fasteraa_transforms.pipeline.generators")
     monkeypatch.setattr(module, "get_worker_info", lambda: SimpleNamespace(seed=5))
     transform = FasterAutoAugment(POLICY, generator=seeded())
     results = [transform(images) for _ in range(3)]
@@ -761,6 +890,13 @@ def test_a_sample_without_an_image_is_refused() -> None:
     with pytest.raises(TypeError) as caught:
         FasterAutoAugment(POLICY)({"image": np.zeros((8, 8, 3), dtype=np.uint8), "label": 3})
     assert str(caught.value) == ("the sample should have an image (a PIL image or a tensor), but has only int, ndarray")
+
+
+def test_no_parameters_without_inputs(images: Tensor) -> None:
+    transform = FasterAutoAugment(POLICY)
+    assert transform.make_params([]) == {}
+    with pytest.raises(ValueError, match="targets should come with the image that they lie on"):
+        transform.make_params([tv_tensors.Mask(images[0, 0])])
 
 
 def test_images_that_cannot_share_their_draws_are_refused(images: Tensor) -> None:
