@@ -12,7 +12,8 @@ from fasteraa_transforms.search.evaluation.controls import parse_augmentations
 from fasteraa_transforms.search.evaluation.settings import TrainingSettings
 from fasteraa_transforms.search.networks.backbones import WideResNet
 from fasteraa_transforms.search.networks.critic import Critic, gradient_penalty
-from fasteraa_transforms.search.run import SearchFailed, SearchInterrupted, search
+from fasteraa_transforms.search.run import search
+from fasteraa_transforms.search.runtime.failures import SearchFailed, SearchInterrupted
 from fasteraa_transforms.search.settings import Settings
 
 __all__ = [

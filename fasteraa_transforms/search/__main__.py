@@ -15,7 +15,8 @@ from fasteraa_transforms.search.data.opening import open_dataset
 from fasteraa_transforms.search.data.shards import Shards
 from fasteraa_transforms.search.data.table import DATASETS
 from fasteraa_transforms.search.report.page import how_to_use
-from fasteraa_transforms.search.run import SearchFailed, search
+from fasteraa_transforms.search.run import search
+from fasteraa_transforms.search.runtime.failures import SearchFailed
 from fasteraa_transforms.search.runtime.folder import RunFolder
 from fasteraa_transforms.search.runtime.world import RanksLost, exit_with, join
 from fasteraa_transforms.search.settings import PRESETS, Settings

@@ -47,8 +47,8 @@ class Settings:
     padding: int | None = None
     """Zeros around an image before its random crop, in pixels; none: 4 (0 for ImageNet)."""
     objective: str = "wasserstein"
-    """What the search lowers: wasserstein, the paper's, or module:callable taking all settings and the tools of the
-    run (`search.algorithm.objective`)."""
+    """What the search lowers: wasserstein, the paper's; gradient-matching; or module:callable taking all settings and
+    the tools of the run (see `search.algorithm.objective`)."""
     flip: bool | None = None
     """Whether the baseline preprocessing mirrors images; none: yes, but for digits."""
     critic: str | None = None

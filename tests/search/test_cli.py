@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from fasteraa_transforms import Policy
-from fasteraa_transforms.search import Settings, run
+from fasteraa_transforms.search import Settings, task
 from fasteraa_transforms.search.__main__ import main
 from fasteraa_transforms.search.algorithm.wasserstein import Wasserstein
 from fasteraa_transforms.search.networks.table import NETWORKS
@@ -322,7 +322,7 @@ def test_ctrl_c_before_the_first_step(
     def interrupted(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "load_images", interrupted)
+    monkeypatch.setattr(task, "load_images", interrupted)
     assert main([*TINY, "--out", str(tmp_path / "run")]) == 130
     assert capsys.readouterr().err == "\ninterrupted before the first step\n"
 

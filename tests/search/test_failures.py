@@ -15,7 +15,7 @@ from helpers import STEP_METRICS
 from torch import Tensor
 
 from fasteraa_transforms import Policy
-from fasteraa_transforms.search import SearchFailed, Settings, run, search
+from fasteraa_transforms.search import SearchFailed, Settings, search, task
 from fasteraa_transforms.search.__main__ import main
 from fasteraa_transforms.search.algorithm.state import SearchState
 from fasteraa_transforms.search.algorithm.wasserstein import Wasserstein
@@ -169,7 +169,7 @@ def test_out_of_memory_says_what_to_lower(
 
 @pytest.mark.parametrize("fail", [_cpu, lambda *args: [0] * 10**17], ids=["torch", "python"])
 def test_images_that_do_not_fit_into_memory(fail: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "load_images", lambda *args, **options: fail())
+    monkeypatch.setattr(task, "load_images", lambda *args, **options: fail())
     message = (
         r"^out of memory before the first step.*; lower num_images \(now 48\) or image_size \(now that of the images\)$"
     )

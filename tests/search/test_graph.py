@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fasteraa_transforms.relaxed import RelaxedPolicy
-from fasteraa_transforms.search import Settings, run, search
+from fasteraa_transforms.search import Settings, search
+from fasteraa_transforms.search.algorithm import loop
 from fasteraa_transforms.search.algorithm.loop import batches
 from fasteraa_transforms.search.algorithm.state import SearchState, adam
 from fasteraa_transforms.search.algorithm.wasserstein import Wasserstein
@@ -222,11 +223,11 @@ def test_a_search_with_graphs_is_that_without(monkeypatch: pytest.MonkeyPatch) -
     plain = search(dataset, settings, progress=False)
     graphed: list[GraphedStep] = []
 
-    def captured(self: Any, step: Any) -> GraphedStep:
-        graphed.append(GraphedStep(functools.partial(step, self.state), Recorder()))
+    def captured(step: Any, *_: object) -> GraphedStep:
+        graphed.append(GraphedStep(step, Recorder()))
         return graphed[-1]
 
-    monkeypatch.setattr(run._Run, "_graphed", captured)
+    monkeypatch.setattr(loop, "graphed", captured)
     assert search(dataset, settings, progress=False).sub_policies == plain.sub_policies
     assert [each.capture.captures for each in graphed] == [1, 1]  # classifier, search: one for both strengths
 

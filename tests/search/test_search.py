@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from fasteraa_transforms import FasterAutoAugment, Policy
 from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.relaxed import Draw, RelaxedPolicy
-from fasteraa_transforms.search import Digits, SearchFailed, SearchInterrupted, Settings, load_images, run, search
+from fasteraa_transforms.search import Digits, SearchFailed, SearchInterrupted, Settings, load_images, search
 from fasteraa_transforms.search.algorithm.loop import batches
 from fasteraa_transforms.search.algorithm.state import SearchState, adam
 from fasteraa_transforms.search.algorithm.strength import Strength
 from fasteraa_transforms.search.algorithm.tools import Tools
 from fasteraa_transforms.search.algorithm.wasserstein import Wasserstein
+from fasteraa_transforms.search.contenders import choice
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.networks.critic import Critic
 from fasteraa_transforms.search.networks.table import make_backbone
@@ -513,6 +514,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 def test_the_folder_holds_the_whole_run(finished: Finished) -> None:
     assert {entry.name for entry in finished.folder.iterdir()} == {
+        "checkpoint.previous.pt",
         "checkpoint.pt",
         "contact_sheet.png",
         "curves.png",
@@ -759,7 +761,7 @@ def test_a_resumed_run_that_holds_the_strength_is_the_uninterrupted_one(
         if stop == "second strength":
             interrupt_step(patch, 8)
         else:
-            owner, name = (Tools, "classify") if stop == "classifier" else (run, "cross_validate")
+            owner, name = (Tools, "classify") if stop == "classifier" else (choice, "cross_validate")
             function, calls = getattr(owner, name), []
 
             def interrupted(*args: Any, **keywords: Any) -> Any:
@@ -771,7 +773,11 @@ def test_a_resumed_run_that_holds_the_strength_is_the_uninterrupted_one(
             patch.setattr(owner, name, interrupted)
         with pytest.raises(SearchInterrupted) as caught:
             search(own_images(), HELD, out=tmp_path / "run", progress=False)
-    where = {"classifier": "in epoch 1 of 3", "second strength": "in epoch 3 of 3", "choice": "while choosing"}
+    where = {
+        "classifier": "while training the classifier",
+        "second strength": "in epoch 3 of 3",
+        "choice": "while choosing",
+    }
     assert f"interrupted {where[stop]}" in str(caught.value)
     resumed = search(own_images(), HELD, out=tmp_path / "run", resume=True, progress=False)
     assert resumed == whole
@@ -794,7 +800,7 @@ def test_the_strength_is_chosen_on_held_out_images(tmp_path: Path, monkeypatch: 
         asked.append("none" if policy is None else policy.name.rpartition(" ")[2])
         return 0.1, losses[asked[-1]]
 
-    monkeypatch.setattr(run, "cross_validate", cross_validate)
+    monkeypatch.setattr(choice, "cross_validate", cross_validate)
     policy = search(own_images(), HELD, out=tmp_path / "one", progress=False)
     assert asked == ["2", "1.5", "none"]
     trials = policy.provenance["diagnosis"]["trials"]
@@ -823,7 +829,7 @@ def test_a_uniform_policy_may_be_chosen(tmp_path: Path, monkeypatch: pytest.Monk
         asked.append("none" if policy is None else policy.name)
         return (0.01 if asked[-1] == "list colour" else 0.9), 0.5  # beyond all doubt
 
-    monkeypatch.setattr(run, "cross_validate", cross_validate)
+    monkeypatch.setattr(choice, "cross_validate", cross_validate)
     settings = dataclasses.replace(HELD, uniform=("all", "colour"))
     policy = search(own_images(), settings, out=tmp_path / "run", progress=False)
     assert asked == ["list at 2", "list at 1.5", "none", "list all", "list colour"]
@@ -918,6 +924,23 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path, change: dict[st
     (name, value) = next(iter(change.items()))
     assert f"{name}={getattr(TINY, name)}" in str(caught.value)
     assert f"{name}={value}" in str(caught.value)
+
+
+def test_resuming_with_other_images_is_refused(tmp_path: Path) -> None:
+    search(own_images(), TINY, out=tmp_path, progress=False)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    image, label = own_images()[0]
+    for change, wording in (
+        ([(image // 2, label)], "images were changed or replaced"),
+        ([(image, 3 - label)], "their labels or masks were changed"),
+        ([(image, 4)], "they have a new class, 4"),
+    ):
+        message = rf"^the images should be those that {tmp_path} was started with, but {wording}; give the same data, "
+        with pytest.raises(ValueError, match=message):
+            search(change * 8 + own_images()[8:], TINY, out=tmp_path, resume=True, progress=False)
+    with pytest.raises(ValueError, match=r"their shape was 3×12×12 and is 1×12×12; give the same data"):
+        search(own_images(channels=1), TINY, out=tmp_path, resume=True, progress=False)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
 def test_resuming_without_a_checkpoint(tmp_path: Path) -> None:

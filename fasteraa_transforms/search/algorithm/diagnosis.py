@@ -4,8 +4,9 @@ Two hazards decide whether a searched policy is worth anything, and neither show
 random start, and it may end at the identity, which is the optimum of the paper's objective. `Diagnosis` names both.
 """
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from fasteraa_transforms.relaxed import RelaxedPolicy
 
 CLOSE_TO_START = 0.5  # of the distance between two independent random starts
 COLLAPSED = 0.5  # of the strength at the start
+_AT_ONCE = 16  # images whose displacement is taken
 GUARD_MARGIN = 4 / 3  # the guard counts as untrained where its error is above the chance error divided by this
 
 
@@ -49,7 +51,13 @@ def strength(policy: Policy, images: Tensor, *, seed: int = 0) -> float:
     """
     plan = policy.sample(len(images), generator=torch.Generator().manual_seed(seed))
     images = images.cpu()
-    return (apply(images, plan).float() - images.float()).abs().mean().item() / 255
+    if not len(images):
+        return 0.0
+    moved = apply(images, plan)
+    # By few images at a time, and in whole numbers: floats of all would take four times their memory, and more.
+    pairs = zip(moved.split(_AT_ONCE), images.split(_AT_ONCE), strict=True)
+    total = sum((one.short() - other.short()).abs().sum().item() for one, other in pairs)
+    return total / images.numel() / 255
 
 
 @dataclass(frozen=True)
@@ -147,6 +155,78 @@ def best_trial(trials: Sequence[Trial], images: int) -> int:
     first = trials[ranked[0]].error
     deviation = math.sqrt((first * (1 - first) + trials[best].error * (1 - trials[best].error)) / images)
     return ranked[0] if trials[best].error - first > deviation else best
+
+
+class Reference:
+    """The start of a search, by which a policy is judged.
+
+    Args:
+        policy: the relaxed policy at the start; copied.
+        images: uint8 [N, C, H, W], whose displacement is the strength.
+        prune: candidates with a smaller selection probability are left out of the exported policy.
+        chance: as in `Diagnosis`.
+        counted: as ``of`` in `Diagnosis`.
+
+    Attributes:
+        policy: the start, on the CPU.
+        strength: of the start, in [0, 1].
+        yardstick: the distance between two random starts.
+    """
+
+    def __init__(
+        self, policy: RelaxedPolicy, images: Tensor, *, prune: float, chance: float, counted: str = "images"
+    ) -> None:
+        self.policy = copy.deepcopy(policy).cpu()
+        self.images, self.prune, self.chance, self.counted = images, prune, chance, counted
+        self.yardstick = random_distance(self.policy)
+        self.strength = self.strength_of(self.policy)
+
+    def strength_of(self, policy: RelaxedPolicy) -> float:
+        """Strength of a policy as it is exported, in [0, 1]."""
+        return strength(policy.to_policy(prune=self.prune), self.images)
+
+    def drift(self, distance: Distance) -> float:
+        """A distance from the start as a fraction of that of two random starts."""
+        fractions = [
+            getattr(distance, each) / whole
+            for each in ("selection", "probability", "magnitude")
+            if (whole := getattr(self.yardstick, each)) > 0
+        ]
+        return sum(fractions) / len(fractions)
+
+    def diagnose(
+        self,
+        policy: RelaxedPolicy,
+        means: Mapping[str, float],
+        *,
+        classifier: Mapping[str, float] | None = None,
+        trials: Sequence[Trial] = (),
+    ) -> "Diagnosis":
+        """What became of the start.
+
+        Args:
+            policy: what the search made of it.
+            means: what the last epoch measured.
+            classifier: what the last epoch of the classifier's own training measured.
+            trials: as in `Diagnosis`.
+        """
+        distance = Distance.between(policy, self.policy)
+        return Diagnosis(
+            drift=self.drift(distance),
+            distance=distance,
+            strength_start=self.strength,
+            strength_end=self.strength_of(policy),
+            entropy_start=selection_entropy(self.policy),
+            entropy_end=selection_entropy(policy),
+            share_start=effective_share(self.policy),
+            share_end=effective_share(policy),
+            accuracy_clean=means.get("accuracy_real", 0.0),
+            accuracy_augmented=means.get("accuracy_augmented", 0.0),
+            chance=self.chance,
+            of=self.counted,
+            accuracy_classifier=None if classifier is None else classifier["accuracy"],
+            trials=tuple(trials),
+        )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from fasteraa_transforms.search.algorithm import wasserstein
+from fasteraa_transforms.search.algorithm import matching, wasserstein
 from fasteraa_transforms.search.algorithm.state import SearchState
 from fasteraa_transforms.search.algorithm.tools import Tools
 from fasteraa_transforms.search.settings import Settings, find_callable
@@ -16,6 +16,9 @@ class Objective(Protocol):
 
     `Tools` has what most objectives need. A step should keep what it changes where it is in memory, and never wait for
     the device; then it can be captured as a CUDA graph.
+
+    An objective may also have an attribute ``holds_out``: where it is true, the first half of each batch is drawn from
+    one half of the images, and the second from the other half, all search long.
     """
 
     def step(self, state: SearchState, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -34,6 +37,7 @@ class Objective(Protocol):
 
 OBJECTIVES: dict[str, Callable[[Settings, Tools], Objective]] = {
     "wasserstein": wasserstein.make,
+    "gradient-matching": matching.make,
 }
 """Makes each objective, given all settings and the tools of the run."""
 

@@ -23,6 +23,10 @@ class SearchState:
         generator: of all draws of the loop, on its device.
         epoch: how many epochs are done.
         multiplier: scalar, at least 0: of the strength in the policy's loss; on the device of the policy.
+        seconds: that the search has taken.
+        means: what the steps of the last epoch measured, in the mean.
+        classifier: loss and accuracy at the end of the classifier's own training; None before it.
+        ends: what each strength that is done ended with: the ``policy``, as a state dict, and the ``means``.
     """
 
     policy: RelaxedPolicy
@@ -32,6 +36,10 @@ class SearchState:
     generator: torch.Generator
     epoch: int = 0
     multiplier: Tensor = field(default_factory=lambda: torch.zeros(()))
+    seconds: float = 0.0
+    means: dict[str, float] = field(default_factory=dict)
+    classifier: dict[str, float] | None = None
+    ends: list[dict[str, Any]] = field(default_factory=list)
 
     def state_dict(self) -> dict[str, object]:
         """What `torch.save` writes and `load_state_dict` takes; the tensors are those of the state, not copies."""
@@ -47,6 +55,10 @@ class SearchState:
             "cuda_generator": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             "epoch": self.epoch,
             "multiplier": self.multiplier,
+            "seconds": self.seconds,
+            "means": self.means,
+            "classifier": self.classifier,
+            "ends": self.ends,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -62,8 +74,9 @@ class SearchState:
         torch.set_rng_state(state["default_generator"].cpu())
         if state["cuda_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_generator"].cpu(), self.generator.device)
-        self.epoch = state["epoch"]
-        self.multiplier.copy_(state.get("multiplier", torch.zeros(())))
+        self.multiplier.copy_(state["multiplier"])
+        for name in ("epoch", "seconds", "means", "classifier", "ends"):
+            setattr(self, name, state[name])
 
 
 def adam(module: nn.Module, learning_rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
