@@ -20,6 +20,7 @@ from fasteraa_transforms.search.__main__ import main
 from fasteraa_transforms.search.algorithm.wasserstein import Wasserstein
 from fasteraa_transforms.search.networks.table import NETWORKS
 from fasteraa_transforms.search.report import plots as pictures
+from fasteraa_transforms.search.runtime import files
 from fasteraa_transforms.search.runtime.folder import RunFolder
 
 MODULE = "fasteraa_transforms.search"
@@ -291,7 +292,7 @@ def test_unusable_arguments(
     assert main(arguments) == 2
     printed = capsys.readouterr()
     assert re.fullmatch(f"error: {message}\n", printed.err)
-    assert printed.out == ""
+    assert re.fullmatch(r"(1,797 of 1,797 images, .*\n)?", printed.out)  # what was loaded before it failed
     assert not list(tmp_path.rglob("*.json"))
 
 
@@ -398,9 +399,11 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
     assert 1 <= epochs < 4000
 
     # The rest of 4,000 epochs is too long for a test: leave one.
-    settings = json.loads((out / "settings.json").read_text())
-    settings["settings"]["epochs"] = epochs + 1
-    (out / "settings.json").write_text(json.dumps(settings))
+    saved = files.read_checkpoint(out / "checkpoint.pt")
+    about = json.loads(saved["about"])
+    about["settings"]["epochs"] = epochs + 1
+    files.write_checkpoint(out / "checkpoint.pt", saved | {"about": json.dumps(about)})
+    (out / "settings.json").write_text(json.dumps(about))
     result = subprocess.run(
         [sys.executable, "-m", MODULE, "--resume", str(out)],
         env=ENVIRONMENT,

@@ -177,6 +177,54 @@ def test_images_that_do_not_fit_into_memory(fail: Any, monkeypatch: pytest.Monke
         search(own_images(), TINY, progress=False)
 
 
+MEASURE = """
+import resource
+import torch
+from fasteraa_transforms.search import Settings
+from fasteraa_transforms.search.algorithm.setup import make_tools, set_up
+from fasteraa_transforms.search.task import load_task
+
+class Images:
+    def __init__(self, count, side):
+        self.count, self.side = count, side
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return torch.randint(0, 256, (3, self.side, self.side), dtype=torch.uint8), index % 4
+
+def prepare(count, side):
+    settings = Settings(batch_size=8, critic="small", device="cpu")
+    task = load_task(Images(count, side), settings, name="own")
+    set_up(task, settings)
+    make_tools(task, settings)
+    task.data.identity()
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+torch.set_num_threads(1)
+prepare(8, 256)
+before = peak()
+prepare(600, 256)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is counted in other units, or not at all")
+def test_before_the_first_step_memory_is_twice_that_of_the_images_at_most() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", MEASURE],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) <= 2 * 600 * 3 * 256 * 256
+
+
 def test_other_errors_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

@@ -929,15 +929,15 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path, change: dict[st
 def test_resuming_with_other_images_is_refused(tmp_path: Path) -> None:
     search(own_images(), TINY, out=tmp_path, progress=False)
     before = (tmp_path / "checkpoint.pt").read_bytes()
-    image, label = own_images()[0]
     for change, wording in (
-        ([(image // 2, label)], "images were changed or replaced"),
-        ([(image, 3 - label)], "their labels or masks were changed"),
-        ([(image, 4)], "they have a new class, 4"),
+        (lambda image, label: (image // 2, label), "images were changed or replaced"),
+        (lambda image, label: (image, 3 - label), "their labels or masks were changed"),
+        (lambda image, label: (image, 4), "they have a new class, 4"),
     ):
         message = rf"^the images should be those that {tmp_path} was started with, but {wording}; give the same data, "
+        images = [change(*each) for each in own_images()[:8]] + own_images()[8:]
         with pytest.raises(ValueError, match=message):
-            search(change * 8 + own_images()[8:], TINY, out=tmp_path, resume=True, progress=False)
+            search(images, TINY, out=tmp_path, resume=True, progress=False)
     with pytest.raises(ValueError, match=r"their shape was 3×12×12 and is 1×12×12; give the same data"):
         search(own_images(channels=1), TINY, out=tmp_path, resume=True, progress=False)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before

@@ -19,7 +19,7 @@ from fasteraa_transforms.relaxed import RelaxedPolicy
 
 CLOSE_TO_START = 0.5  # of the distance between two independent random starts
 COLLAPSED = 0.5  # of the strength at the start
-_AT_ONCE = 16  # images whose displacement is taken
+_AT_ONCE = 2**21  # values whose displacement is taken at a time: large images, all at once, take much memory
 GUARD_MARGIN = 4 / 3  # the guard counts as untrained where its error is above the chance error divided by this
 
 
@@ -49,15 +49,12 @@ def strength(policy: Policy, images: Tensor, *, seed: int = 0) -> float:
         images: uint8 [N, C, H, W].
         seed: of the draws.
     """
-    plan = policy.sample(len(images), generator=torch.Generator().manual_seed(seed))
-    images = images.cpu()
-    if not len(images):
-        return 0.0
-    moved = apply(images, plan)
-    # By few images at a time, and in whole numbers: floats of all would take four times their memory, and more.
-    pairs = zip(moved.split(_AT_ONCE), images.split(_AT_ONCE), strict=True)
-    total = sum((one.short() - other.short()).abs().sum().item() for one, other in pairs)
-    return total / images.numel() / 255
+    images, total = images.cpu(), 0
+    generator = torch.Generator().manual_seed(seed)
+    for part in images.split(max(1, _AT_ONCE // max(1, images[:1].numel()))):
+        moved = apply(part, policy.sample(len(part), generator=generator))
+        total += int((moved.short() - part.short()).abs().sum())
+    return total / max(1, images.numel()) / 255
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fasteraa_transforms.relaxed import RelaxedPolicy
-from fasteraa_transforms.search.algorithm.diagnosis import Trial, best_trial
+from fasteraa_transforms.search.algorithm import diagnosis
+from fasteraa_transforms.search.algorithm.diagnosis import Trial
 from fasteraa_transforms.search.algorithm.loop import Adversarial, exported
 from fasteraa_transforms.search.contenders.validation import FOLDS, cross_validate
 from fasteraa_transforms.search.runtime.recorder import Recorder
@@ -135,5 +136,5 @@ def _try(
         # Nothing held a uniform policy.
         reached = strength / reference.strength if candidate.fraction is None else candidate.fraction
         trials.append(Trial(reached, reached * reference.strength, strength, *tested[turn], uniform=uniform))
-    best = best_trial(trials, len(task.data))
+    best = diagnosis.best_trial(trials, len(task.data))
     return tuple(dataclasses.replace(trial, chosen=i == best) for i, trial in enumerate(trials))
