@@ -33,10 +33,13 @@ from fasteraa_transforms.search.contenders.guard import Curves, Point
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.evaluation.affinity import AffinityDiversity, affinity_and_diversity
+from fasteraa_transforms.search.evaluation.table import errors_of
 from fasteraa_transforms.search.report import page as report
 from fasteraa_transforms.search.report.charts import Bar, bar_chart, operation_chart, standalone
 from fasteraa_transforms.search.report.comparison import comparison_page, error_chart
+from fasteraa_transforms.search.runtime.files import read_rows
 
+ROOT = Path(__file__).parents[2]
 NASTY = "<script>alert('x')</script> & \"<img src=x onerror=alert(1)>"
 VERDICT = ["Collapsed to the identity: 0.1 → 0.0.", f"Of {NASTY}."]
 VOID = {"meta", "img", "br", "wbr", "path", "use", "rect", "circle", "polyline"}
@@ -479,6 +482,12 @@ def test_the_page_of_an_evaluation_is_one_file_without_scripts() -> None:
     notes = [each for tag, each in page.texts if tag == "text" and "(" in each]
     assert [each.partition(" (")[0] for each in notes[-2:]] == ["7.17 %", "8.65 %"]
     assert notes[-1] == "8.65 % (−0.45 ± 1.91)"
+
+
+def test_the_picture_of_the_docs_is_that_of_the_rows() -> None:
+    rows = read_rows(ROOT / "search" / "digits-evaluation" / "rows.jsonl")
+    chart = error_chart(errors_of(rows), reference="none", emphasised=["searched"])
+    assert (ROOT / "docs" / "images" / "evaluation.svg").read_text(encoding="utf-8") == standalone(chart)
 
 
 # --- the page of a run ------------------------------------------------------------------------------------------------
