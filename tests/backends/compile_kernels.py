@@ -1,58 +1,90 @@
-"""Compiles every kernel to machine code, no GPU needed: prints its name and its fused multiply-adds,
-those on float32 and those on float64.
+"""Compiles every kernel to machine code, no GPU needed, for all the launches that batches of RGB images make.
 
     python tests/backends/compile_kernels.py 90
 
-The argument is the compute capability. Needs a Triton that compiles (no TRITON_INTERPRET=1). The last line is a kernel
-compiled as Triton would by itself, which has to have some.
+The argument is the compute capability. Each line is a kernel: its name, its fused multiply-adds, those on float32 and
+those on float64, the registers of a thread, the bytes that it spills (stored), and what it was compiled for. The last
+line is a kernel compiled as Triton would by itself, which has to have fused multiply-adds.
+
+Needs a Triton that compiles (no TRITON_INTERPRET=1).
 """
 
 import re
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import torch
 import triton
+from torchvision.transforms import InterpolationMode
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
-from fasteraa_transforms.backends.cuda import _kernels
+from fasteraa_transforms import Policy
+from fasteraa_transforms.backends.cuda import launch
+from fasteraa_transforms.policy.sampling import tables_of
 
-POINTERS = {
-    "u8": "images originals fill tables applied",
-    "i32": "records histograms",
-    "i64": "candidates operation partner sub_policy",
-    "fp32": "epilogue",
-    "fp64": "parameters parameter matrices uniform cumulative probability centre",
-}
-TYPES = {name: f"*{dtype}" for dtype, names in POINTERS.items() for name in names.split()}
-ONES = ("column_stride", "original_column_stride", "out_pixel_stride")
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+SHOWN = ("STAGES", "STAGE", "PLAIN", "BILINEAR", "EPILOGUE", "CLEAR", "maxnreg")
 
 
-def fused(kernel: Any, capability: int, *, fusion: bool = False, epilogue: bool = False, **constants: object) -> str:
-    """Compile a kernel for contiguous images; the numbers of its fused multiply-adds."""
-    constants |= {name: 1 for name in ONES if name in kernel.arg_names}
-    types = {**TYPES, "out": "*fp32" if epilogue else "*u8"}
-    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in kernel.arg_names}
-    source = ASTSource(kernel, signature, constants)
-    options = {"enable_fp_fusion": fusion}
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    return " ".join(str(len(re.findall(rf"\b{name}\b", compiled.asm["sass"]))) for name in ("FFMA", "DFMA"))
+def compiled(kernel: Any, grid: int, num_warps: int = 4, *, fusion: bool = False, **arguments: Any) -> Any:
+    """What a launch of a kernel would run."""
+    return kernel.warmup(grid=(grid,), num_warps=num_warps, enable_fp_fusion=fusion, **arguments)
+
+
+def registers(ptx: str, capability: int) -> tuple[int, int]:
+    """Registers of a thread and bytes of spill stores, from ``ptxas -v``."""
+    assembler = TOOLS / ("ptxas-blackwell" if capability >= 100 else "ptxas")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.ptx"
+        path.write_text(ptx)
+        architecture = f"--gpu-name=sm_{capability}{'a' if capability >= 90 else ''}"
+        command = [assembler, "-v", "--fmad=false", architecture, path, "-o", path.with_suffix(".cubin")]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return int(re.search(r"Used (\d+) registers", said)[1]), int(re.search(r"(\d+) bytes spill stores", said)[1])
+
+
+def fused(kernel: Any) -> str:
+    """The numbers of fused multiply-adds of what was compiled."""
+    return " ".join(str(len(re.findall(rf"\b{name}\b", kernel.asm["sass"]))) for name in ("FFMA", "DFMA"))
 
 
 def main() -> None:
     capability = int(sys.argv[1])
-    image = {"C": 3, "DENSE": True, "BLOCK": 512, "TILES": 16}
-    print("draw", fused(_kernels.draw, capability, BLOCK=64, stages=2, widest=17))
-    print("prepare", fused(_kernels.prepare, capability, C=3, CLEAR=True))
-    print("look_up_tables", fused(_kernels.look_up_tables, capability, C=3))
-    for bilinear in (False, True):
-        shared = {**image, "BILINEAR": bilinear}
-        print("histogram", fused(_kernels.histogram, capability, **shared, STAGE=1))
-        print("small", fused(_kernels.small, capability, **shared, STAGES=2, EPILOGUE=False))
-        for plain in (False, True):
-            options = {**shared, "STAGES": 2, "PLAIN": plain}
-            print("pixels", fused(_kernels.pixels, capability, epilogue=True, EPILOGUE=True, **options))
-    print("control", fused(_kernels.pixels, capability, fusion=True, EPILOGUE=False, **options))
+    triton.runtime.driver.set_active(
+        SimpleNamespace(
+            get_current_device=lambda: 0,
+            get_current_stream=lambda _: 0,
+            get_current_target=lambda: GPUTarget("cuda", capability, 32),
+        )
+    )
+    seen = set()
+    last: dict[str, Any] = {}
+
+    def show(kernel: Any, grid: int, num_warps: int = 4, **arguments: Any) -> None:
+        options = " ".join(f"{key}={int(arguments[key])}" for key in SHOWN if key in arguments)
+        if (kernel.__name__, options) in seen:
+            return
+        seen.add((kernel.__name__, options))
+        if kernel.__name__ == "pixels":
+            last.update(kernel=kernel, grid=grid, **arguments)
+        result = compiled(kernel, grid, num_warps, **arguments)
+        numbers = " ".join(map(str, registers(result.asm["ptx"], capability)))
+        print(kernel.__name__, fused(result), numbers, options, flush=True)
+
+    launch._launch = show
+    policy = Policy([[[{"operation": "flip", "weight": 1, "probability": 1}]] * 3])
+    launch.draw_plan(torch.rand(64, 19, dtype=torch.float64), vars(tables_of(policy.sub_policies)))
+    levels = torch.zeros(3, 256)
+    for side in (32, 224):  # small images and larger ones
+        images = torch.zeros(16, 3, side, side, dtype=torch.uint8)
+        for interpolation in (InterpolationMode.NEAREST, InterpolationMode.BILINEAR):
+            # A pass of two stages, and one of one stage with the epilogue.
+            launch.apply_plan(images, policy.sample(16), interpolation=interpolation, epilogue=levels)
+    print("control", fused(compiled(**last, fusion=True)))
 
 
 if __name__ == "__main__":
