@@ -18,7 +18,8 @@ from fasteraa_transforms import functional
 from fasteraa_transforms.backends import apply
 from fasteraa_transforms.backends.epilogue import Epilogue
 from fasteraa_transforms.operations.table import OPERATIONS, Operation
-from fasteraa_transforms.pipeline.loader import AugmentCollate, DeviceLoader
+from fasteraa_transforms.pipeline.collate import AugmentCollate, augment_each
+from fasteraa_transforms.pipeline.loader import DeviceLoader
 from fasteraa_transforms.pipeline.transform import FasterAutoAugment
 from fasteraa_transforms.plan import Plan
 from fasteraa_transforms.policy.errors import PolicyError
@@ -41,6 +42,7 @@ __all__ = [
     "PolicyError",
     "RelaxedPolicy",
     "apply",
+    "augment_each",
     "functional",
 ]
 

@@ -1,79 +1,15 @@
-"""Batches augmented on a device: while they are collated, or on their way from a DataLoader to the training step."""
+"""Batches of a DataLoader, augmented on a device on their way to the training step."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
-from torch.utils.data import default_collate, get_worker_info
-from torchvision import tv_tensors
+from torch.utils._pytree import tree_leaves
 
-
-class AugmentCollate:
-    """Collate samples, move the batch to a device, and transform it there as a whole.
-
-    For DataLoader's ``collate_fn``. On a GPU with ``num_workers=0`` only: a forked worker cannot use CUDA, and a
-    spawned one would hold a CUDA context of its own. There, `DeviceLoader` does the same outside of the workers. On the
-    CPU it works in workers too. With ``device="cuda"``, DataLoader's own ``pin_memory`` has to stay False: it refuses
-    batches that are on the GPU already.
-
-    Samples may be nested (dicts, lists, tuples, named tuples), and the batch is nested as they are. The leaves are
-    collated as `torch.utils.data.default_collate` does, except that tv_tensors stay what they are (there, they become
-    plain tensors), tuples stay tuples (there, lists), and the bounding boxes of the samples become a list: their number
-    differs, and torchvision has no batches of them.
-
-    Labels are tensors once collated, and a v2 transform takes the *first* plain tensor for the image, unless the batch
-    has a ``tv_tensors.Image``. So images come first, or are tv_tensors.
-
-    Args:
-        transform: takes and returns a batch: `FasterAutoAugment`, any v2 transform, any function.
-        device: where the batch is moved to before the transform; where it was collated if None.
-        collate: makes a batch of a list of samples; the above if None.
-
-    Raises:
-        TypeError: ``transform`` or ``collate`` cannot be called.
-        RuntimeError: when called, if that is in a DataLoader worker and ``device`` is not the CPU.
-
-    Example:
-        >>> from torch.utils.data import DataLoader
-        >>> from fasteraa_transforms import FasterAutoAugment
-        >>> samples = [(tv_tensors.Image(torch.zeros(3, 32, 32, dtype=torch.uint8)), label) for label in range(6)]
-        >>> collate = AugmentCollate(FasterAutoAugment.from_pretrained("cifar10"), device="cpu")
-        >>> for images, labels in DataLoader(samples, batch_size=4, collate_fn=collate):
-        ...     print(type(images).__name__, list(images.shape), labels.tolist())
-        Image [4, 3, 32, 32] [0, 1, 2, 3]
-        Image [2, 3, 32, 32] [4, 5]
-    """
-
-    def __init__(
-        self,
-        transform: Callable[[Any], Any],
-        *,
-        device: torch.device | str | int | None = None,
-        collate: Callable[[list[Any]], Any] | None = None,
-    ) -> None:
-        _check_callable("transform", transform)
-        if collate is not None:
-            _check_callable("collate", collate)
-        self.transform = transform
-        self.device = None if device is None else torch.device(device)
-        self.collate = _collate if collate is None else collate
-
-    def __call__(self, samples: list[Any]) -> Any:
-        """The transformed batch."""
-        worker = get_worker_info()
-        if worker is not None and self.device is not None and self.device.type != "cpu":
-            raise RuntimeError(
-                f"AugmentCollate on {self.device} should be called in the main process (num_workers=0), but got called "
-                f"in DataLoader worker {worker.id} instead; to augment on {self.device} with workers, leave collate_fn "
-                f"as it is and use DeviceLoader(loader, transform, device={str(self.device)!r})"
-            )
-        batch = self.collate(samples)
-        return self.transform(batch if self.device is None else _to(batch, self.device))
+from fasteraa_transforms.pipeline.transfer import check_callable, explained, move
 
 
 class DeviceLoader:
@@ -114,6 +50,7 @@ class DeviceLoader:
     Raises:
         TypeError: ``loader`` cannot be iterated over, or ``transform`` cannot be called.
         ValueError: ``ahead`` is not a whole number of 0 or more.
+        RuntimeError: when the iteration starts, if PyTorch does not find the CUDA device.
 
     Example:
         >>> from torch.utils.data import DataLoader, TensorDataset
@@ -139,7 +76,7 @@ class DeviceLoader:
         if not isinstance(loader, Iterable):
             raise TypeError(f"loader should be a DataLoader or another iterable of batches, but got {loader!r} instead")
         if transform is not None:
-            _check_callable("transform", transform)
+            check_callable("transform", transform)
         if not isinstance(ahead, int) or ahead < 0:
             raise ValueError(f"ahead should be a whole number of batches, 0 or more, but got {ahead!r} instead")
         self.loader = loader
@@ -152,7 +89,8 @@ class DeviceLoader:
         """One pass over the loader."""
         if self.device.type == "cuda" and self._stream is None:
             # Kept for all passes: the caching allocator keeps the memory of each stream apart.
-            self._stream = torch.cuda.Stream(self.device)
+            with explained(self.device, "DeviceLoader"):
+                self._stream = torch.cuda.Stream(self.device)
         return _Pass(self.loader, self.transform, self.device, self.ahead, self._stream)
 
     def __len__(self) -> int:
@@ -219,7 +157,7 @@ class _Pass(Iterator[Any]):
         """Take one more batch from the loader, or what it raises at the end or on the way."""
         try:
             with self._apart():
-                batch = _to(next(self._batches), self._device)
+                batch = move(next(self._batches), self._device, "DeviceLoader")
                 if self._transform is not None:
                     batch = self._transform(batch)
                 self._ready.append((batch, None if self._stream is None else self._stream.record_event()))
@@ -239,32 +177,3 @@ class _Pass(Iterator[Any]):
             self._states = [each.get_state() for each in self._generators]
             for each, state in zip(self._generators, theirs, strict=True):
                 each.set_state(state)
-
-
-def _check_callable(name: str, value: object) -> None:
-    if not callable(value):
-        raise TypeError(f"{name} should be callable, but got {value!r} instead")
-
-
-def _collate(samples: Sequence[Any]) -> Any:
-    return tree_map(_collate_leaves, *samples)
-
-
-def _collate_leaves(*leaves: Any) -> Any:
-    if isinstance(leaves[0], tv_tensors.BoundingBoxes):
-        return list(leaves)
-    batch = default_collate(list(leaves))  # in a worker, it stacks right into shared memory
-    return tv_tensors.wrap(batch, like=leaves[0]) if isinstance(leaves[0], tv_tensors.TVTensor) else batch
-
-
-def _to(batch: Any, device: torch.device) -> Any:
-    """The batch with its tensors on the device; to CUDA from pinned memory, without waiting."""
-    return tree_map_only(Tensor, partial(_tensor_to, device=device), batch)
-
-
-def _tensor_to(tensor: Tensor, device: torch.device) -> Tensor:
-    # Without waiting in this direction only: from the GPU to the CPU it would hand out memory still to be written.
-    to_cuda = device.type == "cuda"
-    moved = tensor.pin_memory() if to_cuda and tensor.device.type == "cpu" else tensor
-    moved = moved.to(device, non_blocking=to_cuda)
-    return tv_tensors.wrap(moved, like=tensor) if isinstance(tensor, tv_tensors.TVTensor) else moved

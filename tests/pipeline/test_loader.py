@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, default_collate
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
-from fasteraa_transforms import AugmentCollate, DeviceLoader, FasterAutoAugment, Policy, apply
+from fasteraa_transforms import AugmentCollate, DeviceLoader, FasterAutoAugment, Policy, apply, augment_each
 
 # On a black image, the place of two squares of 13 × 13: as good as a number that says which draw it was.
 SQUARES = Policy([[[{"operation": "cutout", "weight": 1, "probability": 1, "magnitude": 1}]] * 2], name="squares")
@@ -135,6 +137,182 @@ def test_samples_that_differ_are_refused(samples: list[Any]) -> None:
         AugmentCollate(identity)(samples)
 
 
+def test_a_missing_key_is_named() -> None:
+    samples = [{"image": 0, "target": {"boxes": 1, "masks": 2}}, {"image": 0, "target": {"boxes": 1}}]
+    with pytest.raises(ValueError, match="mismatch") as caught:
+        AugmentCollate(identity)(samples)
+    assert str(caught.value) == (
+        "samples of a batch should be nested alike, but got a mismatch at ['target']: sample 1 has no key 'masks', "
+        "which sample 0 has"
+    )
+
+
+class Detections(Dataset[Any]):
+    """Squares as objects: in the image, in a mask each, in a box each, and as a point each."""
+
+    def __init__(self, counts: tuple[int, ...] = (2, 1, 0, 3)) -> None:
+        self.counts = counts
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        count, size = self.counts[index], (48, 64)
+        masks = torch.zeros(count, *size, dtype=torch.uint8)
+        corners = torch.tensor([[20 + 8 * n, 16 + 4 * n, 27 + 8 * n, 24 + 4 * n] for n in range(count)]).reshape(-1, 4)
+        for mask, (left, top, right, bottom) in zip(masks, corners.tolist(), strict=True):
+            mask[top:bottom, left:right] = 1
+        image = masks.amax(0, keepdim=True) if count else torch.zeros(1, *size, dtype=torch.uint8)
+        return {
+            "labels": np.arange(count),
+            "image": tv_tensors.Image(image),
+            "boxes": tv_tensors.BoundingBoxes(corners.double(), format="XYXY", canvas_size=size),
+            "masks": tv_tensors.Mask(masks),
+            "points": tv_tensors.KeyPoints(corners[:, :2].double(), canvas_size=size),
+            "areas": torch.full((count,), 56.0),
+            "classes": [f"square {n}" for n in range(count)],
+            "image_id": np.int64(index),
+        }
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_detection_samples_collate_and_are_augmented_with_their_boxes(workers: int) -> None:
+    names = ("rotate", "translate_x", "flip", "shear_y")
+    stage = [{"operation": name, "weight": 1, "probability": 1} for name in names]
+    for candidate in stage:
+        candidate["magnitude"] = None if candidate["operation"] == "flip" else 0.4
+    augment = FasterAutoAugment(Policy([[stage, stage]]), generator=seeded())
+    loader = DataLoader(Detections(), 4, num_workers=workers, collate_fn=AugmentCollate(augment))
+    (batch,) = loader
+    assert isinstance(batch["image"], tv_tensors.Image)
+    assert batch["image"].shape == (4, 1, 48, 64)
+    assert batch["image_id"].tolist() == [0, 1, 2, 3]
+    ragged = ("labels", "boxes", "masks", "points", "areas", "classes")
+    assert [type(batch[name]) for name in ragged] == [list] * 6
+    for n, count in enumerate(Detections().counts):
+        assert [len(batch[name][n]) for name in ragged] == [count] * 6
+        assert batch["labels"][n].tolist() == list(range(count))
+        found = (batch["masks"][n].amax(0) if count else torch.zeros(48, 64)).as_subclass(Tensor)
+        assert torch.equal(found > 0, batch["image"][n, 0].as_subclass(Tensor) > 0)
+        for mask, box in zip(batch["masks"][n], batch["boxes"][n].tolist(), strict=True):
+            rows, columns = mask.nonzero().T
+            seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert max(abs(int(edge) - side) for edge, side in zip(seen, box, strict=True)) <= 1.5
+    # With as many objects in each image, all but the boxes are one tensor, and move as well.
+    (batch,) = DataLoader(Detections((2, 2)), 2, collate_fn=AugmentCollate(augment))
+    assert (batch["masks"].shape, batch["points"].shape, batch["labels"].shape) == ((2, 2, 48, 64), (2, 2, 2), (2, 2))
+    assert [len(boxes) for boxes in batch["boxes"]] == [2, 2]
+
+
+def test_detection_samples_as_pairs_collate() -> None:
+    samples = [(sample.pop("image"), sample) for sample in map(Detections().__getitem__, range(4))]
+    images, targets = AugmentCollate(FasterAutoAugment(SQUARES), device="cpu")(samples)
+    assert images.shape == (4, 1, 48, 64)
+    assert [len(boxes) for boxes in targets["boxes"]] == [2, 1, 0, 3]
+
+
+def test_what_is_ragged_becomes_a_list_of_what_it_was() -> None:
+    samples = [{"a": [1, 2], "b": np.ones(2), "c": torch.ones(1)}, {"a": [1], "b": np.ones(3), "c": torch.ones(0)}]
+    batch = AugmentCollate(identity)(samples)
+    assert batch["a"] == [[1, 2], [1]]
+    assert [[type(value) for value in batch[name]] for name in "bc"] == [[Tensor] * 2] * 2
+    assert [[len(value) for value in batch[name]] for name in "bc"] == [[2, 3], [1, 0]]
+
+
+@pytest.mark.parametrize("wrapper", [tv_tensors.Image, tv_tensors.Video, torch.Tensor.clone])
+def test_images_that_differ_in_size_are_refused(wrapper: Any) -> None:
+    samples = [{"image": wrapper(torch.zeros(2, 3, 4, width)), "label": 1} for width in (5, 6)]
+    with pytest.raises(ValueError, match="one shape") as caught:
+        AugmentCollate(identity)(samples)
+    assert str(caught.value) == (
+        "the images of a batch should have one shape, but got (2, 3, 4, 5), (2, 3, 4, 6) instead; resize them or "
+        "augment them in the data set"
+    )
+
+
+def test_labels_of_every_kind_collate() -> None:
+    kinds = [np.int64, np.int32, np.float32, np.uint8, int, float, bool, torch.tensor, lambda n: np.array([n])]
+    for kind in kinds:
+        samples = [{"image": tv_tensors.Image(torch.zeros(1, 8, 8)), "label": kind(n)} for n in range(2)]
+        batch = AugmentCollate(FasterAutoAugment(SQUARES))(samples)
+        assert batch["label"].flatten().tolist() == [0, 1]
+
+
+# --- a dict of lists --------------------------------------------------------------------------------------------------
+
+
+class Columns:
+    """A data set with the two methods of Hugging Face's that matter here."""
+
+    def __init__(self, columns: dict[str, list[Any]]) -> None:
+        self.columns, self.transform = columns, identity
+
+    def set_transform(self, transform: Any) -> None:
+        self.transform = transform
+
+    def __getitem__(self, rows: Any) -> dict[str, Any]:
+        if isinstance(rows, int):
+            return {name: values[0] for name, values in self[rows : rows + 1].items()}
+        return self.transform({name: values[rows] for name, values in self.columns.items()})
+
+    def __getitems__(self, rows: list[int]) -> list[dict[str, Any]]:
+        batch = self.transform({name: [values[row] for row in rows] for name, values in self.columns.items()})
+        return [{name: values[n] for name, values in batch.items()} for n in range(len(rows))]
+
+    def __len__(self) -> int:
+        return len(self.columns["label"])
+
+
+@pytest.mark.parametrize("wrap", [identity, copy.deepcopy, lambda function: pickle.loads(pickle.dumps(function))])
+def test_augment_each_draws_for_each_image(wrap: Any) -> None:
+    black = [Image.new("L", (64, 64)) for _ in range(6)]
+    dataset = Columns({"image": black, "label": list(range(6))})
+    dataset.set_transform(wrap(augment_each(FasterAutoAugment(SQUARES, generator=seeded()))))
+    batch = dataset[:6]
+    generator = seeded()
+    expected = [apply(image, SQUARES.sample(1, generator)).tobytes() for image in black]
+    assert [image.tobytes() for image in batch["image"]] == expected
+    assert len(set(expected)) == 6
+    assert batch["label"] == list(range(6))
+    assert dataset[2]["label"] == 2
+    # In a pipeline, and through a DataLoader.
+    dataset.set_transform(augment_each(v2.Compose([FasterAutoAugment(SQUARES), v2.PILToTensor()])))
+    (batch,) = DataLoader(dataset, batch_size=6)
+    assert len({bytes(image.numpy()) for image in batch["image"]}) == 6
+
+
+def test_augment_each_refuses() -> None:
+    with pytest.raises(TypeError, match="transform should be callable, but got 3 instead"):
+        augment_each(3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"should have one length, but got \{'a': 1, 'b': 2\} instead"):
+        augment_each(identity)({"a": [1], "b": [1, 2]})
+    assert augment_each(identity)({"a": [], "b": []}) == {"a": [], "b": []}
+
+
+# --- where there is no GPU --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:97", torch.device("cuda", 97)])
+def test_a_gpu_that_is_not_there_is_named(device: Any) -> None:
+    if torch.cuda.is_available() and device == "cuda":
+        return
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    finds = f"finds {count} of them, counted from 0" if count else "finds no CUDA device"
+    for name, run in [
+        ("DeviceLoader", lambda: iter(DeviceLoader([torch.zeros(1)], device=device))),
+        ("AugmentCollate", lambda: AugmentCollate(identity, device=device)([torch.zeros(1)])),
+    ]:
+        with pytest.raises(RuntimeError, match="should run on cuda") as caught:
+            run()
+        message = f'{name} should run on {device}, but PyTorch {finds}; without a GPU, pass device="cpu"'
+        assert str(caught.value) == message
+
+
+def test_other_errors_of_the_transfer_are_what_they_were() -> None:
+    with pytest.raises(NotImplementedError):
+        AugmentCollate(identity, device="cpu", collate=lambda _: torch.empty(2, device="meta"))([1])
+
+
 def test_collate_moves_then_transforms_the_whole_batch() -> None:
     seen = []
     samples = [Nested()[index] for index in range(3)]
@@ -184,7 +362,7 @@ def test_collate_refuses_a_gpu_in_a_worker_before_anything_else(monkeypatch: pyt
     def fail(*_: Any) -> Any:
         raise AssertionError("called")
 
-    monkeypatch.setattr("fasteraa_transforms.pipeline.loader.get_worker_info", lambda: SimpleNamespace(id=7))
+    monkeypatch.setattr("fasteraa_transforms.pipeline.collate.get_worker_info", lambda: SimpleNamespace(id=7))
     monkeypatch.setattr(torch.cuda, "_lazy_init", fail)
     monkeypatch.setattr(torch.cuda, "is_available", fail)
     with pytest.raises(RuntimeError) as caught:
