@@ -263,7 +263,7 @@ def test_a_network_of_pixels_is_tested_on_its_labelled_pixels() -> None:
 def test_settings_become_a_recipe() -> None:
     recipe = dataclasses.replace(SETTINGS, learning_rate=None, warmup=0.1).recipe(torch.device("cpu"), cutout=6)
     assert recipe == Recipe(
-        epochs=3, batch_size=8, learning_rate=0.1 * 8 / 128, weight_decay=5e-4, warmup=0.1, gradient_clip=5, cutout=6
+        epochs=3, batch_size=8, learning_rate=0.1, weight_decay=5e-4, warmup=0.1, gradient_clip=5, cutout=6
     )
 
 
