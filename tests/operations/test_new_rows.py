@@ -155,6 +155,21 @@ def test_shear_diagonal_is_the_loop_over_pixels() -> None:
     assert np.array_equal(found.numpy(), expected)
 
 
+def test_the_kernels_are_raw_pillow() -> None:
+    kernels = pytest.importorskip("fasteraa_transforms.backends.cuda")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pixels = torch.from_numpy(noise(24, 17))
+    for mode in (NEAREST, BILINEAR):
+        rows = [[(name, p)] for name in NAMES for p in parameters(name, 5)]
+        images = pixels.expand(len(rows), -1, -1, -1)
+        taken = [n for n, row in enumerate(rows) if kernels.supports(images[n : n + 1], plan_of(row))]
+        assert {rows[n][0][0] for n in taken} >= {"shear_diagonal", "slant", "drift", "mirror_vertically"}
+        plan = plan_of(*(rows[n] for n in taken))
+        images = images[: len(taken)].contiguous()
+        found = kernels.apply_plan(images.to(device), plan.to(device), interpolation=mode, fill=(9,)).cpu()
+        assert torch.equal(found, apply(images, plan, interpolation=mode, fill=9))
+
+
 # --- gradients and the search -----------------------------------------------------------------------------------------
 
 
