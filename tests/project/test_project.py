@@ -25,6 +25,7 @@ PUBLIC = [
     "PolicyError",
     "RelaxedPolicy",
     "apply",
+    "augment_each",
     "functional",
 ]
 
