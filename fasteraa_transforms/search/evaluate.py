@@ -30,6 +30,12 @@ _POLICIES = (
 )
 
 
+_DATASET = (
+    f"{', '.join(DATASETS)} (digits needs no file), a folder with one folder of images a class, one that holds train "
+    "and test (or val), or module:callable."
+)
+
+
 @dataclass(frozen=True)
 class Command:
     """Train the same network with each augmentation, interleaved, and compare their errors on the test images.
@@ -39,9 +45,7 @@ class Command:
     command continues what was cut off; more policies and more seeds may be added to it.
     """
 
-    dataset: tyro.conf.Positional[str] = "digits"
-    """digits (needs no file), cifar10, cifar100, svhn, imagenet, a folder with one folder of images a class, or one
-    that holds train and test (or val)."""
+    dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help=_DATASET)] = "digits"
     policies: Annotated[str, tyro.conf.arg(help=_POLICIES)] = ",".join(
         name for name, control in CONTROLS.items() if control.compared
     )
