@@ -1,1 +1,1 @@
-"""What users put into their pipelines: the transform, its targets, and whole batches on a GPU."""
+"""What users put into their pipelines: the transform, its targets, and batches on a device."""

@@ -15,35 +15,33 @@ from fasteraa_transforms.pipeline.transfer import check_callable, explained, mov
 class DeviceLoader:
     """Batches of a DataLoader, copied to a device and transformed there, ahead of the training step.
 
-    On CUDA the batches are pinned, copied without blocking and transformed on a stream of their own, so that this
-    happens while the GPU is busy with the step before. The stream that is current where a batch is taken waits for it,
-    the host does not. The lead is bounded: ``ahead`` batches lie ready behind the one that is handed out, and the host
-    runs no more than ``ahead`` steps (at least one) ahead of the GPU, else it waits. So at most 2 × ``ahead`` + 1
-    batches of this loader (two for ``ahead=0``) are in GPU memory, as long as the caller keeps none. On other devices
-    the same batches come in the same order, without streams.
+    On CUDA, batches are pinned, copied without blocking and transformed on a stream of their own, while the GPU is busy
+    with the step before. The stream that is current where a batch is taken waits for it; the host does not. The loader
+    runs ahead by ``ahead`` batches at most, and the host by ``ahead`` steps (at least one) of the GPU. So at most
+    2 × ``ahead`` + 1 batches of this loader (two for ``ahead=0``) are in GPU memory, as long as the caller keeps none.
+    On other devices the same batches come in the same order, without streams.
 
-    Everything in the batch that is a tensor is moved: images, labels, tv_tensors, in dicts, lists, tuples and named
-    tuples, nested as they may be. Other objects stay as they are. A v2 transform takes the *first* plain tensor for the
-    image, unless the batch has a ``tv_tensors.Image``; PyTorch's default collate function makes plain tensors of those,
-    and so does ``pin_memory=True`` of the DataLoader. It is not needed: what is not pinned is pinned here.
+    Every tensor of a batch is moved: images, labels and tv_tensors, in dicts, lists, tuples and named tuples, however
+    nested. Other objects stay as they are. A v2 transform takes the *first* plain tensor for the image, unless the
+    batch has a ``tv_tensors.Image``. PyTorch's default collate function makes plain tensors of tv_tensors, and so does
+    ``pin_memory=True`` of the DataLoader. It is not needed here: batches are pinned anyway.
 
-    Random numbers: each iteration takes one number from PyTorch's default generator and seeds with it random numbers
-    of its own (CPU and, on CUDA, GPU). The loader and the transform draw from these in the order of the batches, and
-    the default generators stay as the caller left them. So the same seed gives the same batches for any ``ahead``,
-    whatever the training step draws, and the training step draws the same numbers for any ``ahead``, also after an
-    early ``break``. The batches are not those that the same seed gives without a DeviceLoader. Generators of one's own
-    (DataLoader's or the transform's ``generator``) and those of Python and NumPy are drawn from directly, in the order
-    of the batches, but ahead of the step.
+    Each iteration takes one number from PyTorch's default generator and seeds generators of its own with it, on the CPU
+    and on CUDA. The loader and the transform draw from these, in the order of the batches, and the default generators
+    stay as the caller left them. So the same seed gives the same batches for any ``ahead``, whatever the training step
+    draws, and the training step draws the same for any ``ahead``, also after an early ``break``. Without a
+    DeviceLoader, that seed gives other batches. The ``generator`` of a DataLoader or of a transform, and those of
+    Python and NumPy, are drawn from directly, in the order of the batches, but ahead of the step.
 
-    An exception raised by the loader, its workers or the transform comes where its batch would have come, after all
-    the batches before it. Each ``iter()`` starts anew, and leaving a loop early drops what was prepared. ``len()`` and
-    all attributes but ``loader``, ``transform``, ``device`` and ``ahead`` are those of the loader: ``dataset``,
-    ``batch_size``, ``sampler`` (also ``loader.sampler.set_epoch(epoch)``).
+    An exception of the loader, its workers or the transform comes where its batch would have come. Each ``iter()``
+    starts anew, and leaving a loop early drops what was prepared. ``len()`` and all attributes but ``loader``,
+    ``transform``, ``device`` and ``ahead`` are those of the loader, such as ``dataset``, ``batch_size`` and
+    ``sampler``.
 
     Args:
         loader: a DataLoader, or any other iterable of batches.
-        transform: takes and returns a batch: `FasterAutoAugment`, any v2 transform, any function. What it holds on the
-            GPU has to be there when the iteration starts.
+        transform: takes and returns a batch: `FasterAutoAugment`, any v2 transform, any function. Whatever it holds on
+            the GPU has to be on the GPU when the iteration starts.
         device: where the batches are moved to.
         ahead: how many batches are prepared beyond the one that is handed out, 0 or more.
 

@@ -342,7 +342,9 @@ def test_own_collate_function() -> None:
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_collate_in_workers_on_the_cpu(method: str) -> None:
     collate = AugmentCollate(FasterAutoAugment(SQUARES), device="cpu")
-    loader = DataLoader(Black(), batch_size=4, num_workers=2, multiprocessing_context=method, collate_fn=collate)
+    # A spawned worker imports PyTorch, which takes seconds, so one has to do.
+    workers = 2 if method == "fork" else 1
+    loader = DataLoader(Black(), batch_size=4, num_workers=workers, multiprocessing_context=method, collate_fn=collate)
     torch.manual_seed(0)
     batches = list(loader)
     assert all(isinstance(images, tv_tensors.Image) for images, _ in batches)
@@ -435,7 +437,7 @@ def test_workers(method: str, persistent: bool) -> None:
     loader = DataLoader(
         Nested(),
         batch_size=4,
-        num_workers=2,
+        num_workers=2 if method == "fork" else 1,  # a spawned worker imports PyTorch, which takes seconds
         multiprocessing_context=method,
         persistent_workers=persistent,
         collate_fn=AugmentCollate(identity),
