@@ -26,6 +26,7 @@ PRECISIONS = ("float32", "bfloat16")
 def run(seed: int, precision: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One search: its row."""
     settings = Settings(
+        contenders=(),
         seed=seed,
         precision=precision,  # type: ignore[arg-type]
         num_images=arguments.images,

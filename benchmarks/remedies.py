@@ -131,6 +131,7 @@ def searched(data: ImageSet, preprocessing: dict[str, Any], seed: int, options: 
     batch_size = 128 if len(data.images) >= 1000 else 50
     per_epoch = len(data.images) // batch_size
     settings = Settings(
+        contenders=(),
         critic="small",
         batch_size=batch_size,
         epochs=-(-450 // per_epoch),

@@ -32,6 +32,9 @@ FITTED = 0.99
 MULTIPLE = 3
 """The trainings of a race are so many times as long as it takes to fit the images without augmentation."""
 
+TRAINED = 0.6
+"""Of the images, at most this share is trained on: the others judge, and few of them would judge badly."""
+
 ROUNDS = 1.7
 """Trainings for each contender, on average: all race once, about half of them again, the last few once more."""
 
@@ -145,14 +148,14 @@ def make_plan(
         contenders: how many will race.
         network: its name, where the user names one.
         processes: how many trainings side by side; None: as fits the device.
-        train_images: for each network, where the user says so; at most two thirds of all.
+        train_images: for each network, where the user says so; at most `TRAINED` of all.
 
     Returns:
         A plan whose ``epochs`` are a guess, which `with_length` replaces.
     """
     device = data.images.device
     side_by_side = processes_for(device) if processes is None else processes
-    room = max(2, len(data) * 2 // 3)
+    room = max(2, int(len(data) * TRAINED))
     grey = data.images.shape[1] == 1
     ladder = [(min(train_images or images, room), width // 2 if grey else width) for images, width in _LADDER]
     rates: dict[str, float] = {}
@@ -198,29 +201,45 @@ def _guessed_length(images: int, data: ImageSet) -> int:
 
 
 def _total(plan: Plan) -> float:
-    """Seconds of length and race. The length takes twice the epochs that it finds, and one network at a time."""
-    length = 2 * plan.training_seconds(plan.epochs // MULTIPLE) * plan.processes
+    """Seconds of length and race. Finding the length takes some three times the epochs that it finds."""
+    length = 3 * plan.training_seconds(plan.epochs // MULTIPLE)
     return length + plan.trainings * plan.training_seconds()
 
 
-def find_length(fit_in: Callable[[int], float], *, most: int) -> tuple[int, bool]:
+def find_length(fit_in: Callable[[Sequence[int]], Sequence[float]], *, most: int, at_once: int = 1) -> tuple[int, bool]:
     """Epochs after which a network without augmentation has fitted its images, and whether it has.
 
+    Between the last length that is too short and the first that is long enough, the training error is taken to fall as
+    a power of the length.
+
     Args:
-        fit_in: the training accuracy in the last epoch of a training of so many epochs.
+        fit_in: the training accuracy in the last epoch of trainings of so many epochs each.
         most: epochs that are tried at most.
+        at_once: lengths that are tried side by side.
 
     Example:
-        >>> find_length(lambda epochs: 1 - 1 / epochs, most=64)
+        >>> find_length(lambda tried: [1 - 1 / epochs for epochs in tried], most=64)
         (64, False)
-        >>> find_length(lambda epochs: 1.0 if epochs > 20 else 0.9, most=64)
-        (32, True)
+        >>> find_length(lambda tried: [1 - 1 / epochs for epochs in tried], most=256)
+        (100, True)
     """
     tried = [epochs for epochs in LENGTHS if epochs <= most] or [LENGTHS[0]]
-    for epochs in tried:
-        if fit_in(epochs) >= FITTED:
-            return epochs, True
+    before: tuple[int, float] | None = None
+    for start in range(0, len(tried), at_once):
+        part = tried[start : start + at_once]
+        for epochs, accuracy in zip(part, fit_in(part), strict=True):
+            if accuracy >= FITTED:
+                return epochs if before is None else _between(before, (epochs, accuracy)), True
+            before = (epochs, accuracy)
     return tried[-1], False
+
+
+def _between(short: tuple[int, float], long: tuple[int, float]) -> int:
+    """The length at which the training error is 1 - `FITTED`, on the line through two points of a log-log plot."""
+    (few, low), (many, high) = short, long
+    wrong = [math.log(max(1 - accuracy, 1e-4)) for accuracy in (low, high)]
+    part = (wrong[0] - math.log(1 - FITTED)) / max(wrong[0] - wrong[1], 1e-9)
+    return math.ceil(few * (many / few) ** min(max(part, 0.0), 1.0) - 1e-6)
 
 
 def with_length(plan: Plan, length: int, fitted: bool, *, seconds: float, contenders: int) -> Plan:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from fasteraa_transforms.policy.policy import Policy
 from fasteraa_transforms.search.algorithm.diagnosis import Diagnosis
 from fasteraa_transforms.search.algorithm.loop import adversarial_search, exported
 from fasteraa_transforms.search.contenders.choice import Choice, choose
+from fasteraa_transforms.search.contenders.hold import check_settings, hold_contest
 from fasteraa_transforms.search.data.samples import Samples
 from fasteraa_transforms.search.evaluation.affinity import affinity_and_diversity as measure_affinity_and_diversity
 from fasteraa_transforms.search.report import page as report
@@ -21,6 +23,7 @@ from fasteraa_transforms.search.runtime.recorder import Recorder
 from fasteraa_transforms.search.runtime.world import join
 from fasteraa_transforms.search.settings import Settings
 from fasteraa_transforms.search.task import Task, load_task, prepared, seeded
+from fasteraa_transforms.search.verdict import kept_policy, verdict, write_report
 
 
 def search(
@@ -34,10 +37,15 @@ def search(
     affinity_diversity: bool = False,
     progress: bool = True,
 ) -> Policy:
-    """Search a policy on a dataset (the paper's Algorithm 2, repaired).
+    """Find the augmentation that is best for a dataset, and say how sure that is.
+
+    By default contenders race: published augmentations, uniform policies, and policies that are calibrated on the
+    images. Networks are trained with each of them and judged by images that they have not seen. With
+    ``Settings.paper()``, or without contenders, the paper's adversarial search runs alone (Algorithm 2, repaired).
 
     Started by torchrun, or where `torch.distributed` has a process group, all processes have to call it alike. They
-    share each batch, each on its own device, the first alone writes, and all return the policy.
+    share each batch of the adversarial search, each on its own device, the first alone writes, and all return the
+    policy. A race takes one process.
 
     Args:
         dataset: samples (image, label), the label a whole number, or (image, mask), the mask a PIL image, array or
@@ -83,6 +91,7 @@ def search(
             f"batch_size should be a multiple of {2 * world.size}, two halves for each of {world.size} processes, "
             f"but got {settings.batch_size} instead"
         )
+    check_settings(settings)
     name = type(dataset).__name__.lower() if name is None else name
     folder = None if out is None else RunFolder(out)
     with contextlib.ExitStack() as stack:
@@ -99,6 +108,8 @@ def search(
 
         stack.enter_context(world.telling_when_terminated(recorder.left))
         stack.enter_context(explained(recorder, _smaller(task, settings)))
+        if settings.contenders:
+            return _race(task, settings, recorder, affinity_diversity=affinity_diversity)
         result = adversarial_search(task, settings, recorder)
         state, choice = result.state, Choice(result.state.means)
         if settings.strengths:
@@ -107,6 +118,36 @@ def search(
         policy = exported(state.policy, task, settings, state, found, means=choice.means, seconds=choice.seconds)
         recorder.doing = "while writing the report"
         return _report(policy, found, task, settings, recorder, affinity_diversity=affinity_diversity)
+
+
+def _race(task: Task, settings: Settings, recorder: Recorder, *, affinity_diversity: bool) -> Policy:
+    """Let the contenders race, and keep the best one."""
+    began = time.perf_counter()
+    if task.world.size > 1:
+        raise ValueError(
+            f"a race takes one process, but got {task.world.size} instead; give contenders () for the adversarial "
+            "search alone, which shares its batches"
+        )
+    recorder.doing = "in the race"
+    outcome = hold_contest(task, settings, recorder)
+    recorder.doing = "while writing the report"
+    policy = kept_policy(outcome, task, settings, seconds=time.perf_counter() - began)
+    lines = verdict(outcome, task.data)
+    if affinity_diversity:
+        policy, more = _with_affinity(policy, task, settings)
+        lines += more
+    recorder.save({}, policy, epochs=recorder.kept)
+    if recorder.folder is not None:
+        write_report(recorder.folder, outcome, policy, lines, task, recorder.rows())
+    recorder.say("\n" + "\n".join(lines))
+    return policy
+
+
+def _with_affinity(policy: Policy, task: Task, settings: Settings) -> tuple[Policy, list[str]]:
+    """The policy whose provenance has its affinity and diversity, and both in words."""
+    measured = measure_affinity_and_diversity(policy, task.data, crop=task.crop, seed=settings.seed)
+    provenance = {**policy.provenance, "affinity_diversity": measured.to_json()}
+    return Policy(policy.sub_policies, name=policy.name, provenance=provenance), measured.lines()
 
 
 def _fewer(name: str, settings: Settings) -> str:
@@ -128,24 +169,22 @@ def _report(
     policy: Policy, found: Diagnosis, task: Task, settings: Settings, recorder: Recorder, *, affinity_diversity: bool
 ) -> Policy:
     """Say what the search did, write its report, and return its policy, with affinity and diversity if asked for."""
-    verdict = found.verdict().splitlines()
+    lines = found.verdict().splitlines()
     folder, images = recorder.folder, task.probe
     if affinity_diversity:
-        measured = measure_affinity_and_diversity(policy, task.data, crop=task.crop, seed=settings.seed)
-        provenance = {**policy.provenance, "affinity_diversity": measured.to_json()}
-        policy = Policy(policy.sub_policies, name=policy.name, provenance=provenance)
-        verdict += measured.lines()
+        policy, more = _with_affinity(policy, task, settings)
+        lines += more
         if folder is not None:
             policy.save(folder.policy)
     if folder is not None:
-        folder.replace_json(folder.path / "diagnosis.json", dataclasses.asdict(found) | {"verdict": verdict})
+        folder.replace_json(folder.path / "diagnosis.json", dataclasses.asdict(found) | {"verdict": lines})
         rows = recorder.rows()
         pictures.curves(rows, folder.path / "curves.png")
         if images.shape[1] in (1, 3):
             contact_sheet(policy, images[:8]).save(folder.path / "contact_sheet.png")
         files = sorted(folder.path.glob("strength-*.json")) + sorted(folder.path.glob("uniform-*.json"))
         tried = {file.stem: Policy.load(file) for file in files if report.changes_nothing(policy)}
-        page = report.page(policy, verdict=verdict, metrics=rows, images=images, tried=tried, source=task.source)
+        page = report.page(policy, verdict=lines, metrics=rows, images=images, tried=tried, source=task.source)
         folder.replace_text(folder.path / "report.html", page)
-    recorder.say("\n".join(verdict))
+    recorder.say("\n".join(lines))
     return policy

@@ -15,6 +15,17 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """Operations of the uniform policies."""
 
 
+_OPTIONAL = (
+    "num_images",
+    "image_size",
+    "minutes",
+    "race_epochs",
+    "race_images",
+    "trainings",
+    "processes",
+)
+
+
 @dataclass(frozen=True)
 class Settings:
     """Settings of a search; `Settings.paper` has the paper's (section 5.2).
@@ -26,6 +37,41 @@ class Settings:
         ((1.0, 0.5, 0.25, 0.0), ())
     """
 
+    contenders: tuple[str, ...] = (
+        "none",
+        "trivialaugment",
+        "uniform",
+        "colour",
+        "geometry",
+        "calibrated",
+        "calibrated-uniform",
+    )
+    """What is tried: names of `search.contenders.table`, adversarial (the paper's search), policy files, policy=NAME of
+    a shipped one, or module:callable. None given, as in the paper: the adversarial search alone, without a race."""
+    start: Literal["random", "calibrated"] = "random"
+    """What the adversarial search begins from, where it is a contender: calibrated is the policy that a classifier
+    loses least by."""
+    minutes: float | None = None
+    """What the search may take; none: 10 on a CPU, 5 on a GPU. The adversarial search is not counted in."""
+    operations: tuple[str, ...] = ()
+    """The only operations to use; none given: all 17."""
+    exclude: tuple[str, ...] = ()
+    """Operations to leave out."""
+    max_magnitude: tuple[str, ...] = ()
+    """Largest magnitudes of some operations, such as rotate=0.5."""
+    network: str | None = None
+    """Network of the race: resnet9-WIDTH or another of `search.networks.table`; none: a resnet9 as wide as the time
+    allows."""
+    race_epochs: int | None = None
+    """Length of each training of the race; none: three times what it takes to fit the images."""
+    race_images: int | None = None
+    """Images that each network of the race is trained on; none: as many as the time allows."""
+    replicates: int = 8
+    """Networks that one contender gets at most."""
+    trainings: int | None = None
+    """Networks that the race trains in all, every contender once at least; none: as many as the time allows."""
+    processes: int | None = None
+    """Trainings side by side; none: one for each thread of PyTorch's on a CPU."""
     epochs: int = 30
     """Passes over the subset, divided among the strengths; the paper: 20."""
     batch_size: int = 128
@@ -81,12 +127,6 @@ class Settings:
     """ε, the weight of the class losses; the paper: 0.1."""
     gradient_penalty_weight: float = 10.0
     """Weight of the gradient penalty."""
-    penalty_every: int = 1
-    """Steps from one gradient penalty to the next, which then counts as many times; a step without it is cheaper. 1, as
-    in the paper: each step has it."""
-    guard: Literal["shared", "own"] = "shared"
-    """Where the class loss of augmented images comes from; shared, as in the paper: the critic's class head, which goes
-    on learning; own: a classifier of its own, which learns the classes first and then stays as it is."""
     temperature: float = 0.05
     """λ, of the relaxed Bernoulli gates."""
     selection_temperature: float = 1.0
@@ -118,9 +158,8 @@ class Settings:
             "chunk_size",
             "multiplier_rate",
             "validation_steps",
-            "penalty_every",
         )
-        for name in (*positive, "num_images", "image_size"):
+        for name in (*positive, "replicates", *_OPTIONAL):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} should be positive, but got {value} instead")
@@ -128,10 +167,6 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"{name} should not be negative, but got {value} instead")
-        if self.guard not in ("shared", "own"):
-            raise ValueError(f"guard should be shared or own, but got {self.guard!r} instead")
-        if self.guard == "own" and not self.classifier_epochs:
-            raise ValueError("classifier_epochs should be positive for a guard of its own, but got 0 instead")
         if min(self.strengths, default=0) < 0:
             raise ValueError(f"strengths should not be negative, but got {self.strengths} instead")
         if self.strengths and not self.held:
@@ -152,6 +187,11 @@ class Settings:
             raise ValueError(f"batch_size should be even (half is augmented), but got {self.batch_size} instead")
 
     @property
+    def adversarial(self) -> bool:
+        """Whether the adversarial search runs."""
+        return not self.contenders or "adversarial" in self.contenders
+
+    @property
     def held(self) -> tuple[float, ...]:
         """The strengths that take a search: all but 0."""
         return tuple(strength for strength in self.strengths if strength)
@@ -160,6 +200,7 @@ class Settings:
     def paper(cls, **changes: Any) -> Self:
         """The paper's settings, with ``changes``."""
         settings: dict[str, Any] = {
+            "contenders": (),
             "epochs": 20,
             "policy_learning_rate": 1e-3,
             "classification_weight": 0.1,

@@ -145,7 +145,7 @@ def load_task(
         ignore_label=settings.ignore_label,
         tell=tell,
     )
-    if len(data) < settings.batch_size:
+    if settings.adversarial and len(data) < settings.batch_size:
         raise ValueError(f"batch_size is {settings.batch_size}, but there are {len(data)} images; lower it")
     if world.size > 1 and data.has_masks:  # the mean over pixels that are not ignored is no mean of the ranks' means
         raise ValueError(f"masks should be searched on by one process, but got {world.size} instead")

@@ -106,7 +106,7 @@ def test_the_folder_of_a_run_is_named_after_its_dataset(tmp_path: Path, monkeypa
 @pytest.mark.usefixtures("_no_curves")
 def test_presets(tmp_path: Path) -> None:
     sizes = flags("--num-images 64 --batch-size 32 --sub-policies 3 --stages 1 --image-size 8 --validation-steps 1")
-    options = flags("--epochs 2 --strengths 0.5 0 --classifier-epochs 1")
+    options = flags("--epochs 2 --strengths 0.5 0 --classifier-epochs 1 --contenders")
     assert main([*sizes, *options, "--out", str(tmp_path / "default")]) == 0
     changes = {
         "num_images": 64,
@@ -116,7 +116,7 @@ def test_presets(tmp_path: Path) -> None:
         "image_size": 8,
         "validation_steps": 1,
     }
-    held = {"epochs": 2, "strengths": (0.5, 0.0), "classifier_epochs": 1}
+    held = {"epochs": 2, "strengths": (0.5, 0.0), "classifier_epochs": 1, "contenders": ()}
     assert RunFolder(tmp_path / "default").load_settings() == Settings(**changes, **held)
     assert main([*sizes, "--preset=paper", "--epochs", "1", "--out", str(tmp_path / "paper")]) == 0
     assert RunFolder(tmp_path / "paper").load_settings() == Settings.paper(**changes, epochs=1)
@@ -268,15 +268,17 @@ def test_resuming_takes_dataset_and_settings_from_the_folder(
         (["--resume", "nowhere"], "nowhere holds no run to resume"),
         (["--batch-size", "7"], r"batch_size should be even \(half is augmented\), but got 7 instead"),
         (["--epochs", "0"], "epochs should be positive, but got 0 instead"),
-        (["--num-images", "16"], "batch_size is 128, but there are 16 images; lower it"),
+        (["--preset", "paper", "--num-images", "16"], "batch_size is 128, but there are 16 images; lower it"),
         (
-            ["--critic", "vgg"],
+            ["--preset", "paper", "--critic", "vgg"],
             f"critic should be one of {', '.join(NETWORKS)} or module:callable, but got 'vgg' instead",
         ),
         (
-            ["--critic", "no_such_module:net"],
+            ["--preset", "paper", "--critic", "no_such_module:net"],
             "critic 'no_such_module:net' was not found: No module named 'no_such_module'",
         ),
+        (["--contenders", "trivial"], "contenders should be among none, .*; but got 'trivial' instead"),
+        (["--exclude", "blur"], "operations should be among shear_x, .*, but got 'blur' instead"),
         (["--device", "gpu"], r"device should be auto or one that PyTorch finds, but got 'gpu' \(.*\)"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

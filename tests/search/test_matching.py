@@ -26,6 +26,7 @@ from fasteraa_transforms.search.task import load_task
 
 MODULE = "fasteraa_transforms.search.algorithm.matching:make"
 TINY = Settings(
+    contenders=(),
     epochs=2,
     num_images=64,
     batch_size=16,
@@ -173,8 +174,6 @@ def test_objectives_by_name() -> None:
     message = r"^objective should be one of wasserstein, gradient-matching or module:callable, but got 'likeli"
     with pytest.raises(ValueError, match=message):
         make_objective("likelihood", settings, TOOLS)
-    with pytest.raises(ValueError, match=r"^guard should be shared for gradient matching, but got own instead$"):
-        make(Settings(guard="own"), TOOLS)
     with pytest.raises(ValueError, match=r"^objective 'nowhere:make' was not found: No module named 'nowhere'$"):
         search(Digits(), Settings(**{**vars(TINY), "objective": "nowhere:make"}), progress=False)
 

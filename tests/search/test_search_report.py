@@ -523,7 +523,7 @@ def test_a_search_that_keeps_nothing_says_so(
     arguments = (
         "digits --num-images 64 --batch-size 32 --sub-policies 3 --stages 1 --image-size 8 --padding 1 --epochs 1"
     )
-    more = "--strengths 0.5 0 --uniform all --classifier-epochs 1 --validation-steps 1"
+    more = "--strengths 0.5 0 --uniform all --classifier-epochs 1 --validation-steps 1 --contenders"
     assert main([*arguments.split(), *more.split(), "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert f"wrote {tmp_path / 'policy.json'}; it changes nothing: train without augmentation" in printed

@@ -564,6 +564,7 @@ def test_masks_are_augmented_with_their_images(digits: ImageSet, monkeypatch: py
 # --- whole runs -------------------------------------------------------------------------------------------------------
 
 TINY = Settings(
+    contenders=(),
     epochs=2,
     num_images=48,
     batch_size=16,

@@ -18,9 +18,7 @@ class Objective(Protocol):
     the device; then it can be captured as a CUDA graph.
 
     An objective may also have an attribute ``holds_out``: where it is true, the first half of each batch is drawn from
-    one half of the images, and the second from the other half, all search long. And it may have a method
-    ``variant(state)``, which says, by a value that can be compared, which of several kinds of step comes next: each kind
-    is captured by itself.
+    one half of the images, and the second from the other half, all search long.
     """
 
     def step(self, state: SearchState, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

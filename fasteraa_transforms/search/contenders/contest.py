@@ -79,6 +79,7 @@ class Rules:
         replicates: at most so many for one contender.
         train_images: for each network; None: as fits the budget.
         processes: trainings side by side; None: as fits the device.
+        trainings: of the race in all; None: as fits the budget.
     """
 
     kinds: tuple[str, ...]
@@ -90,6 +91,7 @@ class Rules:
     replicates: int = 8
     train_images: int | None = None
     processes: int | None = None
+    trainings: int | None = None
 
 
 def contest(
@@ -116,7 +118,7 @@ def contest(
     arena = budget.arena_of(plan, data, crop, rules.seed)
     with Pool(work, arena, processes=plan.processes).started() as pool:
         trainings = Trainings(arena, pool, notes.rows, notes.save_row, lambda row: notes.advance(row["wall"]))
-        if not plan.epochs or plan.fitted is None:
+        if plan.fitted is None and rules.epochs is None:
             plan = _measure_length(plan, trainings, rules, count, rules.seconds - (time.perf_counter() - began))
             notes.save_plan(plan)
             arena = budget.arena_of(plan, data, crop, rules.seed)
@@ -149,8 +151,10 @@ def _plan(data: ImageSet, crop: Crop, rules: Rules, count: int) -> budget.Plan:
         train_images=rules.train_images,
     )
     changes: dict[str, Any] = {"replicates": rules.replicates}
+    if rules.trainings is not None:
+        changes["trainings"] = rules.trainings
     if rules.epochs is not None:
-        changes |= {"epochs": rules.epochs, "fitted": False}
+        changes["epochs"] = rules.epochs
     return budget.changed(plan, **changes)
 
 
@@ -158,25 +162,24 @@ def _measure_length(plan: budget.Plan, trainings: Trainings, rules: Rules, count
     none = gather(["none"], Material(rules.allowed))
     began = time.perf_counter()
 
-    def fit_in(epochs: int) -> float:
-        trainings.train(none, 0, epochs=epochs)
-        row = trainings.row("none", 0, epochs)
-        assert row is not None
-        return float(row["train_accuracy"])
+    def fit_in(tried: Sequence[int]) -> list[float]:
+        trainings.train_lengths(none[0], tried)
+        return [float(trainings.row("none", 0, epochs)["train_accuracy"]) for epochs in tried]  # type: ignore[index]
 
-    most = max(16, int(0.2 * seconds * plan.rate / plan.train_images))
-    length, fitted = budget.find_length(fit_in, most=most)
+    most = max(16, int(0.3 * seconds * plan.rate * plan.processes / plan.train_images))
+    length, fitted = budget.find_length(fit_in, most=most, at_once=plan.processes)
     left = seconds - (time.perf_counter() - began)
-    return budget.with_length(plan, length, fitted, seconds=left, contenders=count)
+    longer = budget.with_length(plan, length, fitted, seconds=left, contenders=count)
+    return longer if rules.trainings is None else budget.changed(longer, trainings=rules.trainings)
 
 
 def _length_in_words(plan: budget.Plan) -> str:
+    takes = f"each training takes {plan.epochs} epochs, {budget.duration(plan.training_seconds())}"
+    if plan.fitted is None:
+        return f"{plan.network} on {plan.train_images} images; {takes}"
     fits = (
         f"fits its images without augmentation within {plan.epochs // budget.MULTIPLE} epochs"
         if plan.fitted
         else "does not fit its images without augmentation in the time there is, so that the race is trusted less"
     )
-    return (
-        f"{plan.network} on {plan.train_images} images {fits}; each training takes {plan.epochs} epochs, "
-        f"{budget.duration(plan.training_seconds())}"
-    )
+    return f"{plan.network} on {plan.train_images} images {fits}; {takes}"

@@ -18,7 +18,7 @@ from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.data.masks import IGNORED
 
-MAGNITUDES = (0.1, 0.2, 0.3, 0.4, 0.55, 0.7, 0.85, 1.0)
+MAGNITUDES = (0.1, 0.25, 0.4, 0.6, 0.8, 1.0)
 """Magnitudes at which every operation is looked at."""
 
 STILL = 0.01

@@ -70,16 +70,18 @@ class Trainings:
             curves_of: operations that the networks look at as guards.
             epochs: length, in place of the arena's.
         """
-        missing = [each for each in contenders if self.row(each.name, replicate, epochs) is None]
+        self._run((each, replicate, tuple(curves_of), epochs) for each in contenders)
+
+    def train_lengths(self, contender: Contender, lengths: Iterable[int]) -> None:
+        """Train networks of the first replicate with a contender, one of each length in epochs."""
+        self._run((contender, 0, (), epochs) for epochs in lengths)
+
+    def _run(self, wanted: Iterable[tuple[Contender, int, tuple[str, ...], int | None]]) -> None:
+        """Train what has no row yet."""
         calls = [
-            (
-                each.name,
-                None if each.policy is None else each.policy.to_json(),
-                replicate,
-                tuple(curves_of),
-                epochs,
-            )
-            for each in missing
+            (each.name, None if each.policy is None else each.policy.to_json(), replicate, curves_of, epochs)
+            for each, replicate, curves_of, epochs in wanted
+            if self.row(each.name, replicate, epochs) is None
         ]
         before = time.perf_counter()
         for _, row in self.pool.run(calls):

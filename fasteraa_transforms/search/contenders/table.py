@@ -18,7 +18,7 @@ from fasteraa_transforms.search.contenders.restrict import Allowed
 from fasteraa_transforms.search.contenders.uniform import GROUPS, uniform
 from fasteraa_transforms.search.settings import find_callable
 
-BUDGETS = (0.1, 0.25, 0.5)
+BUDGETS = (0.1, 0.25)
 """Fractions of the accuracy that calibrated policies may lose; 1 would be the uniform policy."""
 
 

@@ -122,7 +122,7 @@ def run_trial(
         "seconds": time.perf_counter() - began,
     }
     if curves_of := tuple(curves_of):
-        few = unseen.subset(torch.arange(min(len(unseen), 500)))
+        few = unseen.subset(torch.arange(min(len(unseen), 400)))
         curves = measure_curves(
             training.network, few, crop=arena.crop, normalise=training.normalise, operations=curves_of
         )

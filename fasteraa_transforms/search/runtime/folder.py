@@ -5,6 +5,7 @@ is an error of one line that names it. Nothing that is read can execute anything
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -197,7 +198,8 @@ class RunFolder:
         try:
             fields = about["settings"]
             # A run of before the strength could be held has the paper's value of what it does not name.
-            tuples = {name: tuple(fields[name]) for name in ("betas", "strengths", "uniform") if name in fields}
+            several = [each.name for each in dataclasses.fields(Settings) if isinstance(each.default, tuple)]
+            tuples = {name: tuple(fields[name]) for name in several if name in fields}
             return Settings.paper(**{**fields, **tuples})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DamagedFile(

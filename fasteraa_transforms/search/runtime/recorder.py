@@ -80,8 +80,8 @@ class Recorder:
         if self.folder is not None:
             self.folder.start(about)
 
-    def save(self, entries: Mapping[str, Any], policy: Policy, *, epochs: int) -> None:
-        """Replace the policy and the checkpoint.
+    def save(self, entries: Mapping[str, Any], policy: Policy | None, *, epochs: int) -> None:
+        """Replace the policy, if there is one yet, and the checkpoint.
 
         Args:
             entries: what the checkpoint is to hold, beside what it holds already.
@@ -90,7 +90,8 @@ class Recorder:
         """
         self.saved = {**self.saved, **entries}
         if self.folder is not None:
-            policy.save(self.folder.policy)
+            if policy is not None:
+                policy.save(self.folder.policy)
             self.folder.save_checkpoint(self.saved)
         self.kept = epochs
 

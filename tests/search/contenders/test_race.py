@@ -1,13 +1,14 @@
 """The race and its standings, on trainings that are made up; and one that is real."""
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from fasteraa_transforms.search import budget
+from fasteraa_transforms.search import Digits, budget, load_images
 from fasteraa_transforms.search.contenders import Contender
 from fasteraa_transforms.search.contenders.contest import Notes, Rules, contest
 from fasteraa_transforms.search.contenders.race import Trainings, race
@@ -21,7 +22,7 @@ from fasteraa_transforms.search.contenders.trial import (
 )
 from fasteraa_transforms.search.contenders.uniform import uniform
 from fasteraa_transforms.search.data.crop import Crop
-from fasteraa_transforms.search.data.images import Digits, ImageSet, load_images
+from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.networks.fit import Recipe
 from fasteraa_transforms.search.runtime.pool import Pool, WorkerLost
 
@@ -215,15 +216,20 @@ def test_training_seconds_count_judging() -> None:
     assert _plan().training_seconds() == pytest.approx((90 * 500 + 1000 / 3) / 2000)
 
 
-def test_length_is_found_by_doubling() -> None:
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_length_is_found_by_doubling_and_between(at_once: int) -> None:
     asked: list[int] = []
 
-    def fit_in(epochs: int) -> float:
-        asked.append(epochs)
-        return 0.995 if epochs >= 30 else 0.9
+    def fit_in(tried: Sequence[int]) -> list[float]:
+        asked.extend(tried)
+        return [1 - 0.4 / epochs for epochs in tried]
 
-    assert budget.find_length(fit_in, most=1000) == (32, True)
-    assert asked == [8, 16, 32]
+    assert budget.find_length(fit_in, most=1000, at_once=at_once) == (40, True)
+    assert asked == [8, 16, 32, 64]
+
+
+def test_length_that_is_not_reached_is_said() -> None:
+    assert budget.find_length(lambda tried: [0.5] * len(tried), most=20) == (16, False)
 
 
 def test_a_plan_takes_what_fits() -> None:

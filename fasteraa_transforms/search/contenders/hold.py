@@ -1,0 +1,138 @@
+"""A contest in the folder of a run: what it keeps there, how it goes on, what it shows."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from fasteraa_transforms.search import budget
+from fasteraa_transforms.search.contenders import Contender
+from fasteraa_transforms.search.contenders.adversarial import adversarial, settings_for_contest
+from fasteraa_transforms.search.contenders.contest import Notes, Outcome, Rules, contest
+from fasteraa_transforms.search.contenders.guard import Curves
+from fasteraa_transforms.search.contenders.restrict import Allowed, parse_allowed
+from fasteraa_transforms.search.contenders.table import Material, find_kind
+from fasteraa_transforms.search.data.images import check_same
+from fasteraa_transforms.search.runtime.recorder import Recorder
+from fasteraa_transforms.search.settings import Settings
+from fasteraa_transforms.search.task import Task
+
+ROWS = "race.jsonl"
+"""A line for each network that was trained."""
+
+
+def hold_contest(task: Task, settings: Settings, recorder: Recorder) -> Outcome:
+    """Find the contender that is best for the images of a task, in the time that the settings allow.
+
+    Args:
+        task: what is searched on.
+        settings: of the search.
+        recorder: its folder keeps the plan and a row for each training, from which a run that goes on is resumed.
+
+    Raises:
+        ValueError: unknown contenders or operations; or, on resuming, other images than before.
+    """
+    rules = rules_of(task, settings)
+    notes = _notes(task, settings, recorder)
+    allowed = rules.allowed
+
+    def more(curves: dict[str, Curves]) -> Sequence[Contender]:
+        if "adversarial" not in settings.contenders:
+            return ()
+        recorder.say("The adversarial search:")
+        best = find_kind("calibrated").make(Material(allowed, curves)) if "none" in curves else []
+        start = best[-1].policy if best and settings.start == "calibrated" else None
+        return adversarial(task, settings_for_contest(settings), recorder, allowed, start)
+
+    try:
+        return contest(task.data, task.crop, rules, notes, more)
+    finally:
+        notes.close()
+
+
+def rules_of(task: Task, settings: Settings) -> Rules:
+    """What the settings say of the contest."""
+    minutes = budget.MINUTES.get(task.device.type, 10.0) if settings.minutes is None else settings.minutes
+    kinds, allowed = check_settings(settings)
+    return Rules(
+        kinds=kinds,
+        allowed=allowed,
+        seconds=60 * minutes,
+        seed=settings.seed,
+        network=settings.network,
+        epochs=settings.race_epochs,
+        replicates=settings.replicates,
+        train_images=settings.race_images,
+        processes=settings.processes,
+        trainings=settings.trainings,
+    )
+
+
+def check_settings(settings: Settings) -> tuple[tuple[str, ...], Allowed]:
+    """The kinds of contenders and the operations that the settings name.
+
+    Raises:
+        ValueError: one of them does not exist.
+    """
+    kinds = tuple(name for name in settings.contenders if name != "adversarial")
+    for name in kinds:
+        find_kind(name)
+    return kinds, parse_allowed(settings.operations, settings.exclude, settings.max_magnitude)
+
+
+class _FolderNotes(Notes):
+    """Notes that lie in the folder of a run, with a progress bar over the seconds of its plan."""
+
+    def __init__(
+        self, recorder: Recorder, plan: budget.Plan | None, rows: list[dict[str, Any]], lengths_given: bool
+    ) -> None:
+        super().__init__(plan, rows)
+        self.lengths_given = lengths_given
+        self.recorder, self.bar = recorder, None
+        self.began = time.perf_counter()
+        self.save_plan, self.save_row = self._save_plan, self._save_row
+        self.tell, self.advance = self._say, self._advance
+
+    def _save_plan(self, plan: budget.Plan) -> None:
+        if plan != self.plan or "contest" not in self.recorder.saved:
+            self.plan = plan
+            self.recorder.save({"contest": plan.to_json()}, None, epochs=0)
+        if plan.fitted is None and not self.lengths_given:
+            return
+        if self.bar is None:
+            self.bar = self.recorder.bar(
+                description="race", total=plan.trainings, unit="network", initial=min(len(self.rows), plan.trainings)
+            )
+
+    def _save_row(self, row: dict[str, Any]) -> None:
+        if self.recorder.folder is not None:
+            self.recorder.folder.append([row], ROWS)
+
+    def _say(self, line: str) -> None:
+        if self.bar is not None:
+            self.bar.clear()
+        self.recorder.say(line)
+
+    def _advance(self, seconds: float) -> None:
+        if self.bar is not None:
+            self.bar.update()
+
+    def close(self) -> None:
+        """End the progress bar."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _notes(task: Task, settings: Settings, recorder: Recorder) -> _FolderNotes:
+    """What is there of an earlier run; the folder notes what a new one is."""
+    saved = recorder.load()
+    images = task.data.identity() if recorder.path is not None else {}
+    if saved is None:
+        recorder.start(task.about(settings))
+        recorder.saved = {"images": images}
+        if recorder.folder is not None:
+            recorder.folder.replace_rows([], ROWS)
+        return _FolderNotes(recorder, None, [], settings.race_epochs is not None)
+    check_same(saved["images"], images, recorder.path)
+    plan = budget.Plan.from_json(saved["contest"]) if "contest" in saved else None
+    rows = [] if recorder.folder is None else recorder.folder.rows(ROWS)
+    return _FolderNotes(recorder, plan, rows, settings.race_epochs is not None)

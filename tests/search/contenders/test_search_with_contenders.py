@@ -1,0 +1,117 @@
+"""The search as users call it: contenders race, the best one is kept, and the folder says why."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fasteraa_transforms import OPERATIONS, FasterAutoAugment, Policy
+from fasteraa_transforms.search import Digits, Settings, search
+from fasteraa_transforms.search.contenders import hold
+from fasteraa_transforms.search.runtime.folder import RunFolder
+
+TINY = Settings(
+    contenders=("none", "uniform", "calibrated"),
+    num_images=120,
+    image_size=16,
+    network="resnet9-4",
+    race_epochs=2,
+    trainings=6,
+    replicates=2,
+    processes=1,
+    device="cpu",
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("contenders") / "run"
+    search(Digits(), TINY, out=folder, name="digits", progress=False)
+    return folder
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "race.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in ("seconds", "wall")} for row in rows]
+
+
+def test_the_folder_says_what_is_kept_and_why(whole: Path) -> None:
+    found = json.loads((whole / "diagnosis.json").read_text(encoding="utf-8"))
+    assert found["kept"] == found["standings"][0]["contender"]
+    assert found["verdict"][0].startswith(("Keep ", "Train without augmentation"))
+    assert "held-out error" in found["verdict"][0]
+    assert {row["contender"] for row in _rows(whole)} >= {"none", "uniform"}
+    assert set(found["curves"]["none"]["points"]) == set(OPERATIONS)
+    report = (whole / "report.html").read_text(encoding="utf-8")
+    assert found["kept"] in report
+
+
+def test_the_policy_is_that_of_the_kept_contender(whole: Path) -> None:
+    policy = Policy.load(whole / "policy.json")
+    kept = policy.provenance["kept"]
+    if kept == "none":
+        assert sum(policy.effective_share().values()) == 0
+    elif kept != "uniform":
+        assert policy == Policy.load(whole / f"{kept.replace(' ', '-')}.json")
+    assert policy.provenance["standings"][0]["contender"] == kept
+    assert len(FasterAutoAugment(policy)(Digits().images[:4])) == 4
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_a_race_that_was_killed_goes_on_to_the_same_end(whole: Path, tmp_path: Path, rows: int) -> None:
+    class Killed(Exception):
+        pass
+
+    append, done = RunFolder.append, []
+
+    def dying(self: RunFolder, new: Any, name: str = "metrics.jsonl") -> None:
+        if name == hold.ROWS:
+            if len(done) == rows:
+                raise Killed
+            done.append(name)
+        append(self, new, name)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(RunFolder, "append", dying)
+    with pytest.raises(Killed):
+        search(Digits(), TINY, out=tmp_path / "run", name="digits", progress=False)
+    patch.undo()
+    search(Digits(), TINY, out=tmp_path / "run", name="digits", progress=False, resume=True)
+    assert sorted(map(str, _rows(tmp_path / "run"))) == sorted(map(str, _rows(whole)))
+    assert Policy.load(tmp_path / "run" / "policy.json") == Policy.load(whole / "policy.json")
+
+
+def test_resuming_a_race_that_is_done_trains_nothing(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fasteraa_transforms.search.contenders.race.run_trial", lambda *args, **options: 1 / 0)
+    policy = search(Digits(), TINY, out=whole, name="digits", progress=False, resume=True)
+    assert policy == Policy.load(whole / "policy.json")
+
+
+def test_the_adversarial_search_races_at_its_strengths(tmp_path: Path) -> None:
+    settings = Settings(
+        **{
+            **vars(TINY),
+            "contenders": ("none", "adversarial"),
+            "exclude": ("flip", "invert"),
+            "epochs": 2,
+            "classifier_epochs": 1,
+            "batch_size": 32,
+            "strengths": (1.0, 0.5, 0.0),
+            "sub_policies": 2,
+        }
+    )
+    search(Digits(), settings, out=tmp_path, name="digits", progress=False)
+    names = {row["contender"] for row in _rows(tmp_path)}
+    assert names == {"none", "adversarial 1", "adversarial 0.5"}
+    for name in ("adversarial-1", "adversarial-0.5"):
+        share = Policy.load(tmp_path / f"{name}.json").effective_share()
+        assert share["flip"] == share["invert"] == 0
+        assert sum(share.values()) > 0
+
+
+def test_other_images_are_refused_on_resuming(whole: Path) -> None:
+    other = Digits()
+    other.images = 255 - other.images
+    with pytest.raises(ValueError, match="the images should be those that"):
+        search(other, TINY, out=whole, name="digits", progress=False, resume=True)
