@@ -6,17 +6,23 @@ folder with one folder of images a class or with images and masks, or ``module:c
 """
 
 import argparse
-import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fasteraa_transforms.search.data.opening import open_dataset
-from fasteraa_transforms.search.data.shards import Shards
-from fasteraa_transforms.search.data.table import DATASETS
+from fasteraa_transforms.search.data.source import (
+    absolute,
+    check_consent,
+    make_source,
+    moved,
+    name_of,
+    open_source,
+    read_source,
+)
 from fasteraa_transforms.search.report.page import how_to_use
 from fasteraa_transforms.search.run import search
 from fasteraa_transforms.search.runtime.failures import SearchFailed
+from fasteraa_transforms.search.runtime.files import DamagedFile, read_json
 from fasteraa_transforms.search.runtime.folder import RunFolder
 from fasteraa_transforms.search.runtime.world import RanksLost, exit_with, join
 from fasteraa_transforms.search.settings import PRESETS, Settings
@@ -51,8 +57,9 @@ class Command:
     out: Path | None = None
     """Folder of the run; none: runs/ and the name."""
     resume: Path | None = None
-    """Continue the run in this folder, with its own dataset and settings; but for
-    affinity-diversity, other arguments are not used."""
+    """Continue the run in this folder, with its own dataset and settings. Of the other arguments are used:
+    affinity-diversity, the places of data that moved, and names of code, such as module:callable, which the run
+    executes only if they are given again."""
     data_dir: Path = Path("data")
     """Where torchvision's datasets are, or are downloaded to."""
     download: bool = False
@@ -75,22 +82,18 @@ def main(arguments: list[str] | None = None) -> int:
             command = _parse(arguments)
         if command.resume is None:
             source, settings = _source(command), command.settings
-            name = command.name or _name(source)
+            name = command.name or name_of(source)
             out = command.out or Path("runs") / name
         else:
             out = command.resume
-            source, name, settings = world.from_first(lambda: _saved(out))
+            source, name, settings = world.from_first(lambda: _saved(command, out))
         policy = search(
-            Shards(source["shards"])
-            if "shards" in source
-            else world.after_first(
-                lambda: open_dataset(source["dataset"], data_dir=source["data_dir"], download=command.download)
-            ),
+            world.after_first(lambda: open_source(source, download=command.download)),
             settings,
             out=out,
             resume=command.resume is not None,
             name=name,
-            source=source,
+            source=absolute(source),
             affinity_diversity=command.affinity_diversity,
         )
     except KeyboardInterrupt as interrupt:  # a SearchInterrupted says how to go on
@@ -122,32 +125,29 @@ def _source(command: Command) -> dict[str, Any]:
     if len(given) > 1:
         found = " and ".join(" ".join(each) if isinstance(each, tuple) else each for each in given)
         raise ValueError(f"one dataset or shards should be given, but got {found} instead")
-    described = {"description": command.description} if command.description else {}
-    if command.shards:
-        return {"shards": list(command.shards), **described}
     dataset = command.images or command.dataset or "digits"
-    return {"dataset": dataset, "data_dir": str(command.data_dir), **described}
+    return make_source(dataset, shards=command.shards, data_dir=command.data_dir, description=command.description)
 
 
-def _name(source: dict[str, Any]) -> str:
-    """What the policy is called."""
-    if "shards" in source:
-        return "shards"
-    dataset: str = source["dataset"]
-    if dataset in DATASETS:
-        return dataset
-    return Path(dataset).resolve().name if Path(dataset).is_dir() else dataset.rpartition(":")[2]
-
-
-def _saved(folder: Path) -> tuple[dict[str, Any], str, Settings]:
-    """Source, name and settings of the run in ``folder``."""
+def _saved(command: Command, folder: Path) -> tuple[dict[str, Any], str, Settings]:
+    """Source, name and settings of the run in ``folder``; what executes code has to be in the command as well."""
     run = RunFolder(folder)
     if not run.settings.is_file():
         raise FileNotFoundError(f"{folder} holds no run to resume")
-    saved = json.loads(run.settings.read_text(encoding="utf-8"))
-    if not saved["source"]:
+    about = read_json(run.settings)
+    if not about.get("source"):
         raise ValueError(f"{folder} was searched from Python; resume it there, with search(…, resume=True)")
-    return saved["source"], saved["dataset"], run.load_settings()
+    try:
+        source, name = read_source(about["source"]), str(about["dataset"])
+    except (ValueError, KeyError) as error:
+        raise DamagedFile(f"{run.settings} does not say where the images of the run are ({error})") from error
+    settings = run.load_settings()
+    dataset = command.images or command.dataset
+    data_dir = None if command.data_dir == Command.data_dir else command.data_dir
+    source = moved(source, dataset=dataset, shards=command.shards, data_dir=data_dir)
+    given = {**asdict(command.settings), "dataset": dataset, "shards": command.shards}
+    check_consent(folder, source, asdict(settings), given)
+    return source, name, settings
 
 
 if __name__ == "__main__":

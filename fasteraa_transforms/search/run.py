@@ -14,6 +14,7 @@ from fasteraa_transforms.search.algorithm.loop import adversarial_search, export
 from fasteraa_transforms.search.contenders.choice import Choice, choose
 from fasteraa_transforms.search.contenders.hold import check_settings, hold_contest
 from fasteraa_transforms.search.data.samples import Samples
+from fasteraa_transforms.search.data.source import consent_flags
 from fasteraa_transforms.search.evaluation.affinity import affinity_and_diversity as measure_affinity_and_diversity
 from fasteraa_transforms.search.report import page as report
 from fasteraa_transforms.search.report import plots as pictures
@@ -94,12 +95,13 @@ def search(
     check_settings(settings)
     name = type(dataset).__name__.lower() if name is None else name
     folder = None if out is None else RunFolder(out)
+    again = consent_flags(source or {}, dataclasses.asdict(settings))
     with contextlib.ExitStack() as stack:
         if folder is not None:
             stack.enter_context(folder.claim(world, resume=resume))
             if world.first:
                 folder.prepare(settings, resume=resume)
-        recorder = stack.enter_context(Recorder(folder, world=world, resume=resume, progress=progress))
+        recorder = stack.enter_context(Recorder(folder, world=world, resume=resume, progress=progress, again=again))
         with explained_loading(recorder, _fewer(name, settings)), seeded(settings.seed, world.device(settings.device)):
             task = load_task(dataset, settings, name=name, source=source, world=world, tell=recorder.say)
         recorder.say(task.data.describe())

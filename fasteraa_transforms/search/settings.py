@@ -90,6 +90,8 @@ class Settings:
     """Side in pixels that images are resized and cropped to; none: their own size (32 for digits, 224 for ImageNet)."""
     ignore_label: int = 255
     """Value of the pixels of a mask that have no class."""
+    skip_broken: bool = False
+    """Go on without the images that cannot be read, and list them; else they are an error."""
     padding: int | None = None
     """Zeros around an image before its random crop, in pixels; none: 4 (0 for ImageNet)."""
     objective: str = "wasserstein"

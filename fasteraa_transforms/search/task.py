@@ -15,6 +15,7 @@ from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.data.load import load_images
 from fasteraa_transforms.search.data.samples import Samples
+from fasteraa_transforms.search.data.source import without_places
 from fasteraa_transforms.search.data.table import Preparation, find_dataset
 from fasteraa_transforms.search.networks.losses import chance
 from fasteraa_transforms.search.networks.table import find_network, fitting_critic
@@ -84,7 +85,7 @@ class Task:
         """What a policy that is found here says of where it comes from."""
         return {
             "dataset": self.name,
-            "source": {key: value for key, value in self.source.items() if key != "data_dir"},  # of this machine only
+            "source": without_places(self.source),
             "images": len(self.data),
             "images_available": self.data.available,
             "image_size": list(self.crop.size),
@@ -143,6 +144,7 @@ def load_task(
         size=preparation.held_size,
         seed=settings.seed,
         ignore_label=settings.ignore_label,
+        skip_broken=settings.skip_broken,
         tell=tell,
     )
     if settings.adversarial and len(data) < settings.batch_size:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from fasteraa_transforms import Policy
 from fasteraa_transforms.search import Settings, task
 from fasteraa_transforms.search.__main__ import main
 from fasteraa_transforms.search.algorithm.wasserstein import Wasserstein
+from fasteraa_transforms.search.data import source as sources
 from fasteraa_transforms.search.networks.table import NETWORKS
 from fasteraa_transforms.search.report import plots as pictures
 from fasteraa_transforms.search.runtime import files
@@ -158,7 +160,9 @@ def own_images() -> list[tuple[torch.Tensor, int]]:
 
 @pytest.mark.usefixtures("_no_curves")
 @pytest.mark.parametrize("how", [["--dataset"], []], ids=["flag", "positional"])
-def test_a_dataset_of_ones_own(how: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dataset_of_ones_own(
+    how: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     dataset = f"{__name__}:own_images"
     arguments = [*how, dataset, *SMALL, "--num-images", "12", "--balanced", "--description", "random bytes"]
@@ -169,8 +173,15 @@ def test_a_dataset_of_ones_own(how: list[str], tmp_path: Path, monkeypatch: pyte
     assert RunFolder(out).load_settings().balanced
     source = {"dataset": dataset, "description": "random bytes"}
     assert policy.provenance["source"] == source
-    assert json.loads((out / "settings.json").read_text())["source"] == {**source, "data_dir": "data"}
-    assert main(["--resume", str(out)]) == 0
+    saved = json.loads((out / "settings.json").read_text())["source"]
+    assert saved == {**source, "data_dir": str(tmp_path / "data")}
+    capsys.readouterr()
+    assert main(["--resume", str(out)]) == 2  # a folder executes nothing by itself
+    again = f"--resume {out} --dataset {dataset}"
+    error = f"error: {out} names code that it would run: --dataset {dataset}; if you trust it, name it again: {again}\n"
+    assert capsys.readouterr().err == error
+    monkeypatch.chdir("/")
+    assert main(shlex.split(again)) == 0
     assert Policy.load(out / "policy.json") == policy
 
 
@@ -198,8 +209,10 @@ def test_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = Policy.load(tmp_path / "runs" / "shards" / "policy.json")
     assert (policy.name, policy.provenance["images"]) == ("shards", 20)
     saved = json.loads((tmp_path / "runs" / "shards" / "settings.json").read_text())
-    assert saved["source"] == {"shards": ["train-{0..1}.tar"]}
-    assert main(["--resume", "runs/shards"]) == 0
+    assert saved["source"] == {"shards": [str(tmp_path / "train-{0..1}.tar")]}
+    with monkeypatch.context() as patch:
+        patch.chdir("/")
+        assert main(["--resume", str(tmp_path / "runs" / "shards")]) == 0
     arguments = ["--shards", "train-0.tar", "train-1.tar", "--out", "run", "--name", "pets", *SMALL]
     assert main([*arguments, "--num-images", "20"]) == 0
     again = Policy.load(tmp_path / "run" / "policy.json")
@@ -234,9 +247,9 @@ def test_resuming_takes_dataset_and_settings_from_the_folder(
     assert f"python -m {MODULE} --resume {out}" in capsys.readouterr().err
 
     opened = []
-    open_dataset = sys.modules[main.__module__].open_dataset
+    open_dataset = sources.open_dataset
     monkeypatch.setattr(
-        sys.modules[main.__module__],
+        sources,
         "open_dataset",
         lambda name, **options: opened.append((name, options["data_dir"])) or open_dataset(name, **options),
     )

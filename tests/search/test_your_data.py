@@ -31,6 +31,7 @@ from fasteraa_transforms.search.data.masks import MaskFolder
 from fasteraa_transforms.search.data.opening import open_splits
 from fasteraa_transforms.search.data.samples import Encoded
 from fasteraa_transforms.search.data.source import (
+    absolute,
     check_consent,
     commands_in,
     make_source,
@@ -397,10 +398,11 @@ def test_a_mistyped_path_is_no_module(name: str) -> None:
 def test_a_source_keeps_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_classes(tmp_path / "pets", "cat", "dog")
     monkeypatch.chdir(tmp_path)
-    source = make_source("pets", data_dir="data", description="two pets")
+    source = absolute(make_source("pets", data_dir="data", description="two pets"))
     assert source == {"dataset": str(tmp_path / "pets"), "data_dir": str(tmp_path / "data"), "description": "two pets"}
-    assert make_source(shards=["a-{0..2}.tar"]) == {"shards": [str(tmp_path / "a-{0..2}.tar")]}
-    assert make_source("own:pets")["dataset"] == "own:pets"
+    assert absolute(make_source(shards=["a-{0..2}.tar"])) == {"shards": [str(tmp_path / "a-{0..2}.tar")]}
+    assert absolute(make_source("own:pets"))["dataset"] == "own:pets"
+    assert name_of(make_source(".")) == tmp_path.name
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert len(open_source(source)) == 4  # type: ignore[arg-type]

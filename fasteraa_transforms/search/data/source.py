@@ -29,7 +29,7 @@ def make_source(
     data_dir: str | os.PathLike[str] = "data",
     description: str | None = None,
 ) -> dict[str, Any]:
-    """The source of a run.
+    """The source of a run, its paths as they are given.
 
     Args:
         dataset: as for `open_dataset`.
@@ -45,10 +45,45 @@ def make_source(
     """
     described = {"description": readable(description)} if description else {}
     if shards:
-        return {"shards": [url if _runs_command(url) else os.path.abspath(url) for url in shards], **described}
-    if dataset not in DATASETS and Path(dataset).is_dir():
-        dataset = os.path.abspath(dataset)
-    return {"dataset": dataset, "data_dir": os.path.abspath(data_dir), **described}
+        return {"shards": list(shards), **described}
+    return {"dataset": dataset, "data_dir": os.fspath(data_dir), **described}
+
+
+def absolute(source: Mapping[str, Any]) -> dict[str, Any]:
+    """``source`` with absolute paths, as a run's folder keeps it.
+
+    Example:
+        >>> absolute({"dataset": "digits", "data_dir": "/data/../data"})
+        {'dataset': 'digits', 'data_dir': '/data'}
+    """
+    places = dict(source)
+    if "shards" in places:
+        return {**places, "shards": [url if _runs_command(url) else os.path.abspath(url) for url in places["shards"]]}
+    if places["dataset"] not in DATASETS and Path(places["dataset"]).is_dir():
+        places["dataset"] = os.path.abspath(places["dataset"])
+    return {**places, "data_dir": os.path.abspath(places["data_dir"])}
+
+
+def read_source(value: object) -> dict[str, Any]:
+    """The source that a run's folder holds.
+
+    Args:
+        value: what `settings.json` has.
+
+    Raises:
+        ValueError: it is no source.
+
+    Example:
+        >>> read_source({"dataset": 3})
+        Traceback (most recent call last):
+        ValueError: it should have a dataset and a data_dir, or shards, as text, but got {'dataset': 3} instead
+    """
+    source = dict(value) if isinstance(value, dict) else {}
+    shards, names = source.get("shards"), [source.get(key) for key in ("dataset", "data_dir")]
+    whole = isinstance(shards, list) and bool(shards) and all(isinstance(url, str) for url in shards)
+    if not (whole or ("shards" not in source and all(isinstance(name, str) for name in names))):
+        raise ValueError(f"it should have a dataset and a data_dir, or shards, as text, but got {value!r:.80} instead")
+    return source
 
 
 def open_source(source: Mapping[str, Any], *, download: bool = False) -> Samples:
@@ -83,8 +118,9 @@ def name_of(source: Mapping[str, Any]) -> str:
     dataset: str = source["dataset"]
     if dataset in DATASETS:
         return dataset
-    name = os.path.basename(os.path.normpath(dataset))
-    return readable(name if os.path.isabs(dataset) else dataset.rpartition(":")[2])
+    if os.path.isabs(dataset) or Path(dataset).is_dir():
+        return readable(os.path.basename(os.path.abspath(dataset)))
+    return readable(dataset.rpartition(":")[2])
 
 
 def without_places(source: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,7 +159,7 @@ def moved(
     """
     places = dict(saved)
     if "shards" in saved:
-        return {**places, "shards": make_source(shards=shards)["shards"]} if shards else places
+        return absolute({**places, "shards": list(shards)}) if shards else places
     if data_dir is not None:
         places["data_dir"] = os.path.abspath(data_dir)
     if dataset is not None and os.path.isabs(saved["dataset"]) and Path(dataset).is_dir():
@@ -178,13 +214,24 @@ def check_consent(
     """
     names = commands_in(source, settings)
     unsaid = {flag: value for flag, value in names.items() if _as_list(given.get(flag)) != _as_list(value)}
-    if not unsaid:
-        return
-    flags = [part for flag, value in unsaid.items() for part in (f"--{flag.replace('_', '-')}", *_as_list(value))]
-    again = command_line("--resume", folder, *flags)
-    raise ValueError(
-        f"{folder} names code that it would run: {command_line(*flags)}; if you trust it, name it again: {again}"
-    )
+    if unsaid:
+        again = command_line("--resume", folder, *consent_flags(source, settings))
+        code = command_line(*_flags(unsaid))
+        raise ValueError(f"{folder} names code that it would run: {code}; if you trust it, name it again: {again}")
+
+
+def consent_flags(source: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """What a command that resumes a run has to name again; to be printed with ``--resume``.
+
+    Example:
+        >>> consent_flags({"dataset": "my:pets"}, {"critic": "small"})
+        ['--dataset', 'my:pets']
+    """
+    return _flags(commands_in(source, settings))
+
+
+def _flags(names: Mapping[str, str | list[str]]) -> list[str]:
+    return [part for flag, value in names.items() for part in (f"--{flag.replace('_', '-')}", *_as_list(value))]
 
 
 def _as_path(text: str) -> str:

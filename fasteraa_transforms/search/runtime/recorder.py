@@ -1,12 +1,14 @@
 """What a search leaves while it runs: rows of metrics, TensorBoard's events, checkpoints, progress bars."""
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from fasteraa_transforms.policy.policy import Policy
+from fasteraa_transforms.search.runtime.events import Events, open_events
 from fasteraa_transforms.search.runtime.folder import RunFolder
-from fasteraa_transforms.search.runtime.output import command_line, say
+from fasteraa_transforms.search.runtime.output import Output, command_line, say
 from fasteraa_transforms.search.runtime.world import World
 
 
@@ -21,6 +23,7 @@ class Recorder:
         world: the processes of the search; this one alone if None.
         resume: whether the run in the folder goes on.
         progress: whether bars are shown.
+        again: what a command that resumes the run has to name again, as `consent_flags` says.
 
     Attributes:
         path: of the folder, on all ranks.
@@ -41,16 +44,17 @@ class Recorder:
         world: World | None = None,
         resume: bool = False,
         progress: bool = False,
+        again: Sequence[str] = (),
     ) -> None:
         self.world = world or World()
         self.path: Path | None = None if folder is None else folder.path
         self.folder = folder if self.world.first else None  # what the others would write is the same
-        self.resume = resume
+        self.resume, self.again = resume, list(again)
         self.progress = progress and self.world.first
         self.doing = "before the first step"
         self.kept = 0
         self.saved: dict[str, Any] = {}  # what the checkpoint holds
-        self._events: Any = None
+        self._events: Events | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -101,7 +105,7 @@ class Recorder:
             return "nothing was kept, since no folder was given"
         # Only the rank that writes knows how many, and all are to say the same.
         kept = f"{self.kept} whole epochs" if self.world.size == 1 else "the last epoch that was written"
-        command = command_line("-m", "fasteraa_transforms.search", "--resume", self.path)
+        command = command_line("-m", "fasteraa_transforms.search", "--resume", self.path, *self.again)
         return f"{self.path} keeps {kept}. Continue with\n    {self.world.program} {command}"
 
     # --- metrics and progress -----------------------------------------------------------------------------------------
@@ -116,10 +120,8 @@ class Recorder:
             return
         self.folder.append(rows)
         if self._events is None:
-            from torch.utils.tensorboard import SummaryWriter
-
             purged = rows[0]["step"] if self.resume else None
-            self._events = SummaryWriter(str(self.folder.path / "tensorboard"), purge_step=purged)
+            self._events = open_events(self.folder.path / "tensorboard", purge_step=purged)
         for row in rows:
             for name, value in row.items():
                 if isinstance(value, float):
@@ -137,7 +139,7 @@ class Recorder:
         """A progress bar of tqdm, which is shown only where progress is."""
         from tqdm import tqdm
 
-        return tqdm(iterable, description, disable=not self.progress, **options)
+        return tqdm(iterable, description, file=Output(sys.stderr), disable=not self.progress, **options)
 
     def say(self, text: str) -> None:
         """Print where progress is shown."""
