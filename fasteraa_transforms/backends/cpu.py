@@ -28,8 +28,10 @@ def pillow_image(image: Image.Image, steps: Sequence[Step], extras: Extras) -> I
     result = image
     for index, parameter, centre in steps if 0 not in image.size else ():
         operation = operations[index]
-        if "partner" not in operation.takes:
-            result = operation.pillow(result, parameter, _with(extras, operation, centre))
+        takes = operation.takes
+        if "partner" not in takes:
+            given = extras if "centre" not in takes else Extras(centre=centre)
+            result = operation.pillow(result, parameter, given)
     return image.copy() if result is image else result
 
 
@@ -38,8 +40,10 @@ def uint8_image(image: Pixels, steps: Sequence[Step], extras: Extras) -> Pixels:
     operations = tuple(OPERATIONS.values())
     for index, parameter, centre in steps:
         operation = operations[index]
-        if "partner" not in operation.takes:
-            image = operation.uint8(image, (parameter,), _with(extras, operation, (centre,)))
+        takes = operation.takes
+        if "partner" not in takes:
+            given = extras if "centre" not in takes else Extras(centre=(centre,))
+            image = operation.uint8(image, (parameter,), given)
     return image
 
 
@@ -86,7 +90,7 @@ def _together(before: Pixels, plan: Plan, extras: Extras, size: int) -> Pixels:
     return after
 
 
-def _with(extras: Extras, operation: Operation, centre: object, partner: object = None) -> Extras:
+def _with(extras: Extras, operation: Operation, centre: object, partner: object) -> Extras:
     """The extras, with centre and partner if the operation takes one of them."""
     if "centre" in operation.takes or "partner" in operation.takes:
         return Extras(extras.interpolation, extras.fill, centre, partner)

@@ -9,6 +9,7 @@ This is how Pillow defines ``Image.transform`` with ``Transform.AFFINE``. `Affin
 an operation's physical parameter, and says what c and f are.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -93,27 +94,27 @@ class Affine:
     shift_y: float = 0.0
     about_centre: bool = False
 
-    @property
+    @functools.cached_property
     def turns(self) -> bool:
         """Whether the parameter is an angle."""
         return any(term.turns for term in (self.a, self.b, self.d, self.e))
 
-    @property
+    @functools.cached_property
     def translates(self) -> bool:
         """Whether all it does is to move the image by whole pixels."""
         return (self.a, self.b, self.d, self.e) == (_ONE, _ZERO, _ZERO, _ONE)
 
-    @property
+    @functools.cached_property
     def mirrors(self) -> bool:
         """Whether every pixel of the output is one of the input, so that neither interpolation nor fill matters."""
         return self._along_the_axes and self.about_centre and not (self.shift_x or self.shift_y)
 
-    @property
+    @functools.cached_property
     def scales(self) -> bool:
         """Whether it stretches along the axes. Pillow then adds up coordinates one by one, with other rounding."""
         return self.b == self.d == _ZERO and not self._along_the_axes
 
-    @property
+    @functools.cached_property
     def _along_the_axes(self) -> bool:
         return self.b == self.d == _ZERO and all(t.constant and abs(t.one) == 1 for t in (self.a, self.e))
 
