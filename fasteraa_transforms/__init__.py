@@ -24,6 +24,7 @@ from fasteraa_transforms.pipeline.transform import FasterAutoAugment
 from fasteraa_transforms.plan import Plan
 from fasteraa_transforms.policy.errors import PolicyError
 from fasteraa_transforms.policy.policy import Policy
+from fasteraa_transforms.policy.sources import list_policies
 from fasteraa_transforms.relaxed import RelaxedPolicy
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ __all__ = [
     "apply",
     "augment_each",
     "functional",
+    "list_policies",
 ]
 
 try:

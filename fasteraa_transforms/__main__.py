@@ -1,6 +1,6 @@
 """``python -m fasteraa_transforms show POLICY IMAGE… --out sheet.png`` and ``python -m fasteraa_transforms diff A B``.
 
-A policy is the name of one that comes with the package, or the path of a policy file.
+A policy is whatever `FasterAutoAugment.from_pretrained` takes: a name, the path of a policy file, or a URL.
 """
 
 import argparse
@@ -17,8 +17,9 @@ from torchvision.transforms.v2 import functional as tv
 
 from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.pipeline.image_files import open_image
-from fasteraa_transforms.pipeline.transform import FasterAutoAugment
-from fasteraa_transforms.policy.pictures import sub_policy_sheet
+from fasteraa_transforms.policy import sources
+from fasteraa_transforms.policy.errors import printable
+from fasteraa_transforms.policy.pictures import check_sheet, sub_policy_sheet
 from fasteraa_transforms.policy.policy import Policy
 from fasteraa_transforms.policy.text import magnitude_text
 
@@ -36,15 +37,15 @@ def main(arguments: list[str] | None = None) -> int:
             show(options)
         else:
             print("\n".join(diff(_policy(options.a), _policy(options.b))))
-    except (ValueError, OSError, Image.DecompressionBombError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except (ValueError, OSError, ImportError, Image.DecompressionBombError) as error:
+        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     return 0
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; --help says more\n")
+        self.exit(2, f"error: {printable(message)}; --help says more\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = _Parser(prog="python -m fasteraa_transforms", description="Look at policies.")
     commands = parser.add_subparsers(dest="command", required=True)
-    policy = "name of a policy in the package, or path of a policy file"
+    policy = "name of a policy in the package, path of a policy file, https://… or hf://owner/name"
 
     command = commands.add_parser("show", help="draw what each sub-policy does to images")
     command.add_argument("policy", help=policy)
@@ -76,19 +77,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _policy(name_or_path: str) -> Policy:
-    return FasterAutoAugment.from_pretrained(name_or_path).policy
+    return sources.find(name_or_path)
 
 
 def show(options: argparse.Namespace) -> None:
     """Write the contact sheet."""
     policy = _policy(options.policy)
+    rows = 1 + min(len(policy), options.limit)
+    check_sheet(rows, options.samples, max(options.tile, options.size or 0), 1 + policy.stages)
     images = _squares(options.images, options.size)
     sheet = sub_policy_sheet(
         policy, images, samples=options.samples, seed=options.seed, tile=options.tile, limit=options.limit
     )
     sheet.save(options.out)
     shown = min(len(policy), options.limit)
-    print(f"wrote {options.out}: {shown} of {len(policy)} sub-policies, {options.samples} samples each")
+    print(f"wrote {printable(str(options.out))}: {shown} of {len(policy)} sub-policies, {options.samples} samples each")
 
 
 def _squares(paths: list[Path], side: int | None) -> Tensor:
@@ -153,14 +156,14 @@ def diff(a: Policy, b: Policy) -> Iterator[str]:
 def _facts(policy: Policy) -> dict[str, str]:
     """What is said of a whole policy; of its provenance what fits into a word."""
     facts = {
-        "name": policy.name,
+        "name": printable(policy.name),
         "sub-policies": str(len(policy)),
         "stages": str(policy.stages),
         "candidates": str(sum(len(stage) for sub_policy in policy.sub_policies for stage in sub_policy)),
         "applied": f"{math.fsum(policy.effective_share().values()):.4f}",
     }
     provenance = {key: value for key, value in policy.provenance.items() if isinstance(value, str | int | float)}
-    return facts | {f"provenance {key}": str(value)[:40] for key, value in provenance.items()}
+    return facts | {printable(f"provenance {key}"): printable(str(value)[:40]) for key, value in provenance.items()}
 
 
 def _mean_magnitude(policy: Policy) -> dict[str, float | None]:

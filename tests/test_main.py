@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +158,37 @@ def test_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "         1      0  A     flip            0.2500            0.500             -",
         "         1      0  B     equalize        0.2500            0.500             -",
     ]
+
+
+def test_control_characters_are_printed_as_escapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flip = candidate("flip", probability=0.5)
+    red = Policy([[[flip]]], name="red\x1b[31m\nline", provenance={"data\rset": "a\x07b", "x\u202e": "\x9b1m"})
+    red.save(tmp_path / "a.json")
+    assert main(["diff", str(tmp_path / "a.json"), str(tmp_path / "a.json")]) == 0
+    printed = capsys.readouterr().out
+    assert all(line.isprintable() for line in printed.split("\n"))
+    assert r"red\x1b[31m\nline" in printed
+    assert r"provenance data\rset" in printed
+    assert repr(red).split("\n")[0].isprintable()
+    for arguments in (["cifar10", "a\x1b[31m.json"], ["no\x1b[31m", "b"], ["a", "b", "\x1b[2J"]):
+        with suppress(SystemExit):
+            main(["diff", *arguments])
+        error = capsys.readouterr().err
+        assert error.removesuffix("\n").isprintable()
+        assert r"\x1b" in error
+
+
+@pytest.mark.parametrize("options", [["--tile", "1000000"], ["--size", "1000000"], ["--samples", "100000000"]])
+def test_show_refuses_what_would_take_too_much_memory(
+    options: list[str], images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sheet.png"
+    tracemalloc.start()
+    assert main(["show", "cifar10", str(images[0]), "--out", str(out), *options]) == 2
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+    tracemalloc.stop()
+    assert capsys.readouterr().err.startswith("error: a sheet should have at most 100,000,000 pixels, but ")
+    assert not out.exists()
 
 
 def test_diff_of_policies_that_are_the_same_or_do_not_align() -> None:

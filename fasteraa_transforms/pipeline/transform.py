@@ -4,8 +4,6 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.resources import as_file, files
-from pathlib import Path
 from typing import Any, NoReturn, Self
 
 import torch
@@ -25,6 +23,7 @@ from fasteraa_transforms.pipeline import generators as _generators
 from fasteraa_transforms.pipeline import targets as _targets
 from fasteraa_transforms.pipeline.checks import InputChecks, seems_channels_last
 from fasteraa_transforms.plan import Plan
+from fasteraa_transforms.policy import sources
 from fasteraa_transforms.policy.policy import Policy
 
 
@@ -124,14 +123,17 @@ class FasterAutoAugment(Transform):
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
-        """The transform with a policy that comes with the package, or with one from a file.
+        """The transform with a policy that comes with the package, or with one from a file or a URL.
 
         Args:
-            name_or_path: name of a policy in the package, or path of a policy file.
+            name_or_path: name of a policy in the package, as `list_policies` lists them; path of a policy file;
+                ``https://…``; or ``hf://owner/name[/file][@revision]``, a file of the Hugging Face Hub, "policy.json"
+                unless it is named. Policies from elsewhere are kept, at most 16 MiB, and need the extra ``hub``.
             **kwargs: ``interpolation``, ``fill``, ``epilogue`` and ``generator``.
 
         Raises:
-            ValueError: there is no policy of this name.
+            ImportError: a URL is given, and huggingface_hub is not installed.
+            ValueError: no policy has this name, or the URL is of another kind.
             PolicyError: the file cannot be read or is refused.
 
         Example:
@@ -141,19 +143,7 @@ class FasterAutoAugment(Transform):
             ...     print(error)
             unknown policy 'no such policy'; known: ...; or give the path of a policy file
         """
-        shipped = files("fasteraa_transforms") / "policies"
-        known = sorted(entry.name.removesuffix(".json") for entry in shipped.iterdir() if entry.name.endswith(".json"))
-        if name_or_path in known:
-            with as_file(shipped / f"{name_or_path}.json") as path:
-                return cls(Policy.load(path), **kwargs)
-        text = os.fspath(name_or_path)
-        separators = [separator for separator in (os.sep, os.altsep) if separator]
-        names_a_file = text.endswith(".json") or any(separator in text for separator in separators)
-        if names_a_file or not isinstance(name_or_path, str) or Path(text).is_file():
-            return cls(Policy.load(text), **kwargs)
-        raise ValueError(
-            f"unknown policy {name_or_path!r}; known: {', '.join(known) or 'none'}; or give the path of a policy file"
-        )
+        return cls(sources.find(name_or_path), **kwargs)
 
     def forward(self, *inputs: Any) -> Any:
         """Transform a sample, given as one value or as several."""

@@ -7,7 +7,7 @@ import secrets
 import stat
 from pathlib import Path
 
-from fasteraa_transforms.policy.errors import PolicyError
+from fasteraa_transforms.policy.errors import PolicyError, shown
 
 MAX_BYTES = 16 * 2**20  # a searched policy has some 30 kB
 
@@ -43,13 +43,21 @@ def read(source: str) -> bytes:
         found = f"nothing readable ({getattr(error, 'strerror', None) or error})"
         raise PolicyError(source, "$", found, "a policy file") from error
     check_size(data, source)
-    _check_utf8(data, source)
+    check_utf8(data, source)
     return data
 
 
 def read_text(source: str) -> str:
     """The text of a file, as `read` gives its bytes."""
     return read(source).decode("utf-8")
+
+
+def encoded(text: str, source: str) -> bytes:
+    """The text as UTF-8; a lone surrogate, which has no place in it, is a PolicyError."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise PolicyError(source, "$", shown(text), "Unicode text") from None
 
 
 def _check_kind(status: os.stat_result, source: str) -> None:
@@ -68,7 +76,7 @@ def _open(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
 
 
-def _check_utf8(data: bytes, source: str) -> None:
+def check_utf8(data: bytes, source: str) -> None:
     """Raise PolicyError if the data are no UTF-8; the text, which may be four times as long, is not kept."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     view = memoryview(data)

@@ -13,6 +13,7 @@ from fasteraa_transforms.plan import Plan
 from fasteraa_transforms.policy.policy import Policy
 
 _SIZES = (10, 9, 8)  # of captions, the first that fits below a tile
+_MOST_PIXELS = 10**8  # of a sheet, which then takes 300 MB
 _GAP, _LINE = 6, 13  # pixels between tiles, and from one line of text to the next
 
 Cell = tuple[Tensor, Sequence[str]]  # uint8 [C, H, W], and the lines below it
@@ -79,6 +80,23 @@ def sub_policy_sheet(
         lines = [[f"sub-policy {index}", *describe(plan, column)] for column in range(samples)]
         rows.append(list(zip(apply(batch, plan), lines, strict=True)))
     return _grid(rows, 1 + policy.stages, tile)
+
+
+def check_sheet(rows: int, columns: int, side: int, lines: int) -> None:
+    """Raise ValueError for a sheet that would take too much memory.
+
+    Args:
+        rows: of tiles.
+        columns: of tiles.
+        side: of a tile, in pixels.
+        lines: of text below a tile.
+    """
+    pixels = rows * columns * (side + _GAP) * (side + _GAP + _LINE * lines)
+    if pixels > _MOST_PIXELS:
+        raise ValueError(
+            f"a sheet should have at most {_MOST_PIXELS:,} pixels, but {rows} × {columns} tiles of {side} pixels "
+            f"would have {pixels:,}"
+        )
 
 
 def tile(image: Tensor, side: int) -> Image.Image:

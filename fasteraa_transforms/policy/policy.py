@@ -10,16 +10,13 @@ from torchvision.transforms import AutoAugmentPolicy, InterpolationMode
 
 from fasteraa_transforms.plan import Plan
 from fasteraa_transforms.policy import files, sampling, text
-from fasteraa_transforms.policy.errors import PolicyError, shown
 
 if TYPE_CHECKING:  # it needs pydantic
     from fasteraa_transforms.policy.schema import Candidate, PolicyFile
 
 
 class Policy:
-    """L sub-policies of K stages, each a choice among candidates. A policy is immutable.
-
-    Two policies are equal if their sub-policies are. Name and provenance are labels.
+    """L sub-policies of K stages, each a choice among candidates; immutable, and equal if the sub-policies are.
 
     Args:
         sub_policies: lists (or tuples) of stages, which are lists of candidates, which are `Candidate` or dictionaries
@@ -42,8 +39,6 @@ class Policy:
                         1  flip            1.0000        0.500          -
         >>> policy.sub_policies[0][0][1].weight
         0.25
-        >>> Policy.from_json(policy.to_json()) == policy
-        True
     """
 
     __slots__ = ("_name", "_provenance", "_sampler", "_sub_policies")
@@ -61,8 +56,8 @@ class Policy:
             document["provenance"] = provenance
         self._keep(schema.checked(document, source="<policy>"))
 
-    def _keep(self, checked: "PolicyFile") -> None:
-        self._sub_policies, self._name, self._provenance = checked.sub_policies, checked.name, checked.provenance
+    def _keep(self, file: "PolicyFile") -> None:
+        self._sub_policies, self._name, self._provenance = file.sub_policies, file.name, file.provenance
         self._sampler = sampling.Sampler(self._sub_policies)
 
     @property
@@ -104,17 +99,10 @@ class Policy:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Policy":
-        """Read a policy file: UTF-8 JSON of at most 16 MiB, version 1.
+        """Read a policy file: a regular file of UTF-8 JSON of at most 16 MiB, version 1.
 
         Raises:
             PolicyError: the file cannot be read or is refused.
-
-        Example:
-            >>> try:
-            ...     Policy.load("missing.json")
-            ... except ValueError as error:
-            ...     print(error)
-            missing.json: $: found nothing readable (No such file or directory), expected a policy file
         """
         source = os.fspath(path)
         return cls._read(files.read(source), source)
@@ -130,11 +118,7 @@ class Policy:
         Raises:
             PolicyError: the text is refused.
         """
-        try:
-            data = text.encode("utf-8")
-        except UnicodeEncodeError:
-            raise PolicyError(source, "$", shown(text), "Unicode text") from None
-        return cls._read(data, source)
+        return cls._read(files.encoded(text, source), source)
 
     @classmethod
     def _read(cls, data: bytes, source: str) -> "Policy":
@@ -148,8 +132,7 @@ class Policy:
     def from_autoaugment(cls, policy: AutoAugmentPolicy | str) -> "Policy":
         """AutoAugment's published policies, with the pixels that torchvision's ``AutoAugment`` makes of PIL images.
 
-        A policy has 25 sub-policies of two stages with one candidate each. Each image of a batch draws for itself.
-        docs/policies-of-others.md lists the differences to torchvision.
+        25 sub-policies of two stages with one candidate each; docs/policies-of-others.md lists what differs.
 
         Args:
             policy: ``AutoAugmentPolicy.IMAGENET``, ``CIFAR10`` or ``SVHN``, or its value, such as "imagenet".
@@ -188,11 +171,8 @@ class Policy:
         Source: Lim et al. 2019, Fast AutoAugment; ``augmentations.py`` and ``archive.py`` of its authors.
 
         Example:
-            >>> Policy.from_fast_autoaugment([[("Contrast", 0.8, 0.3), ("Invert", 0.1, 0.6)]])
-            Policy 'fast-autoaugment': 1 sub-policy of 2 stages
-            sub-policy  stage  operation       weight  probability  magnitude
-                     0      0  contrast        1.0000        0.800     -0.400
-                            1  invert          1.0000        0.100          -
+            >>> Policy.from_fast_autoaugment([[("Contrast", 0.8, 0.3), ("Invert", 0.1, 0.6)]]).stages
+            2
         """
         from fasteraa_transforms.policy.interchange import fast_autoaugment
 
@@ -204,14 +184,11 @@ class Policy:
     ) -> "Policy":
         """A policy that AutoAlbument searched, from the JSON file that it saves (``policy/latest.json``).
 
-        AutoAlbument keeps every operation in every stage, the unused ones with next to no share. ``prune`` leaves these
-        out. In the share of an operation that is left out nothing happens. docs/policies-of-others.md says which
-        operations have an equal, and why the others have none.
+        docs/policies-of-others.md says which operations have an equal. In the share of others nothing happens.
 
         Args:
             path: the file, at most 16 MiB.
-            prune: an operation is left out of a stage that applies it less often than this. In [0, 1); at 0 only
-                operations that are never applied are left out.
+            prune: an operation is left out of a stage that applies it less often than this, in [0, 1).
             leave_out: transforms, such as "RGBShift", that are left out wherever no operation is equal to them. Their
                 shares of the draws go to ``provenance["shares_left_out"]``.
 
@@ -235,9 +212,8 @@ class Policy:
     ) -> Any:
         """The policy as an ``albumentations.Compose`` for uint8 RGB images [H, W, 3]; needs albumentations 2.
 
-        A choice (OneOf) among sub-policies (Sequential), whose stages are choices among transforms with fixed
-        parameters. Shares, signs and pixels are the same. An operation that albumentations does not have becomes a
-        transform that runs this package. The pipeline can be saved; docs/policies-of-others.md says how to read it.
+        Shares, signs and pixels are the same. An operation that albumentations does not have becomes a transform that
+        runs this package. The pipeline can be saved; docs/policies-of-others.md says how to read it.
 
         Args:
             size: height and width of the images; albumentations translates by pixels, the policy by fractions.
@@ -256,37 +232,42 @@ class Policy:
         )
 
     def to_json(self) -> str:
-        """The text of the policy file, one candidate a line; `from_json` gives the same policy bit for bit.
-
-        Example:
-            >>> print(Policy([[[{"operation": "flip", "weight": 1, "probability": 0.5}]]]).to_json().splitlines()[7])
-                    {"operation": "flip", "weight": 1.0, "probability": 0.5}
-        """
+        """The text of the policy file, one candidate a line; `from_json` gives the same policy bit for bit."""
         return text.json_text(self._name, self._sub_policies, self._provenance)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the policy file, whole or not at all: if it fails, a previous file stays as it was.
+        """Write the policy file, whole or not at all: if it fails, a previous file stays as it was, with its rights.
 
         Raises:
             OSError: the file cannot be written.
             PolicyError: it would be larger than `load` accepts, 16 MiB.
 
-        Example:
-            >>> import tempfile
-            >>> policy = Policy([[[{"operation": "flip", "weight": 1, "probability": 0.5}]]])
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     policy.save(f"{folder}/policy.json")
-            ...     Policy.load(f"{folder}/policy.json") == policy
-            True
         """
         files.write(self.to_json().encode("utf-8"), path)
+
+    def push_to_hub(self, repo_id: str, *, file: str = "policy.json", **options: Any) -> str:
+        """Write the policy file to a repository of models on the Hugging Face Hub; needs the extra ``hub``.
+
+        Args:
+            repo_id: "owner/name"; the repository is made if it does not exist.
+            file: name of the file in the repository.
+            **options: ``private``, ``revision`` and ``token``, as huggingface_hub takes them.
+
+        Returns:
+            What `FasterAutoAugment.from_pretrained` takes, such as "hf://owner/name/policy.json".
+
+        Raises:
+            ImportError: huggingface_hub is not installed.
+            OSError: the Hub cannot be reached, or refuses.
+        """
+        from fasteraa_transforms.policy import hub
+
+        return hub.push(self, repo_id, file=file, **options)
 
     def effective_share(self) -> dict[str, float]:
         """How often each operation is applied, in [0, 1]: mean of weight × probability over the L·K stages.
 
-        Returns:
-            The share of every operation, in the order of `OPERATIONS`; 0.0 for those that do not occur. The sum is the
-            share of stages that apply an operation.
+        Every operation has one, in the order of `OPERATIONS`; it is 0.0 for those that do not occur.
 
         Example:
             >>> stage = [{"operation": name, "weight": 1, "probability": 0.5} for name in ("flip", "invert")]
@@ -297,33 +278,27 @@ class Policy:
         return sampling.effective_share(self._sub_policies)
 
     def sample(self, batch_size: int, generator: torch.Generator | None = None) -> Plan:
-        """Draw the plan of a batch.
+        """Draw the plan of a batch: B images, K stages.
 
-        Each image draws a sub-policy (uniform). In each stage it draws a candidate (by weight), whether the candidate
-        is applied (by its probability), the sign (+ or - with equal chance, if the operation is signed and the
-        candidate does not fix it), the centre of cutout (uniform) and the partner of sample_pairing (uniform over the
-        other images of the batch; an image alone is its own).
+        Each image draws a sub-policy (uniform). In each stage it draws a candidate (by weight), whether it is applied
+        (by its probability), the sign (+ or - with equal chance, unless it is fixed), the centre of cutout (uniform)
+        and the partner of sample_pairing (uniform over the other images; an image alone is its own).
 
         One call of `torch.rand` draws all of it, [batch_size, 1 + 6 K]. So on the CPU the same seed gives image i the
         same plan in a batch of any size, except for ``partner``.
 
         Args:
             batch_size: number of images B, 0 or more.
-            generator: the plan is drawn and lies on its device; None is the default generator of the CPU. One of a GPU
-                draws other numbers than one of the CPU does from the same seed, and image i other ones in a batch of
-                another size; what becomes of the numbers is the same.
-
-        Returns:
-            Plan of B images and K stages.
+            generator: the plan is drawn and lies on its device; None is the default generator of the CPU. From the
+                same seed one of a GPU draws other numbers, for image i other ones in a batch of another size.
 
         Raises:
             ValueError: batch_size is negative.
 
         Example:
-            >>> Policy([[[{"operation": "flip", "weight": 1, "probability": 1}]]]).sample(2)
-            Plan(2 images, 1 stage, cpu)
+            >>> Policy([[[{"operation": "flip", "weight": 1, "probability": 1}]]]).sample(1)
+            Plan(1 image, 1 stage, cpu)
               0: flip
-              1: flip
         """
         if batch_size < 0:
             raise ValueError(f"batch_size should be 0 or more, but got {batch_size}")
@@ -338,10 +313,5 @@ class Policy:
         Returns:
             For each stage that is applied, in their order: the operation, as its index in ``list(OPERATIONS)``, the
             physical parameter, and the centre of cutout.
-
-        Example:
-            >>> [step] = Policy([[[{"operation": "flip", "weight": 1, "probability": 1}]]]).sample_one()
-            >>> step[:2]
-            (5, 0.0)
         """
         return self._sampler.one(generator)

@@ -27,6 +27,7 @@ PUBLIC = [
     "apply",
     "augment_each",
     "functional",
+    "list_policies",
 ]
 
 # What the package imports on first use or not at all: the libraries of the GPU code, of the search, of the export, of
@@ -37,8 +38,10 @@ LAZY = [
 ]
 
 # Of this package itself, what needs them, and what needs pydantic.
+PARTS = ("search", "backends.cuda", "policy.schema", "policy.hub", "policy.interchange")
 NOT_YET = tuple(
-    f"fasteraa_transforms.{name}" for name in ("search", "backends.cuda", "policy.schema", "policy.interchange")
+    f"fasteraa_transforms.{name}"
+    for name in ("search", "backends.cuda", "policy.schema", "policy.hub", "policy.interchange")
 )
 
 
