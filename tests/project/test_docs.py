@@ -169,7 +169,7 @@ def test_code_that_is_linked_is_in_the_linked_file(page: Path) -> None:
 def test_tests_that_are_named_exist(page: Path) -> None:
     # A test stands for a claim; the file may be named beside it.
     text = page.read_text("utf-8")
-    sources = "".join(path.read_text("utf-8") for path in (ROOT / "tests").glob("*.py"))
+    sources = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py"))
     for name in re.findall(r"`(test_\w+)`", text):
         assert f"def {name}(" in sources, name
     for name in re.findall(r"`(tests/[\w./]+)`", text):
