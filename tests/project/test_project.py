@@ -1,6 +1,8 @@
 """The package as a project: what the wheel holds, what an import pulls in, which names are public."""
 
+import ast
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -116,3 +118,49 @@ def test_public_names() -> None:
 def test_root_folders_are_not_packages(folder: str) -> None:
     # A package `cuda` at the root would shadow the namespace package of NVIDIA's cuda-bindings.
     assert not list((ROOT / folder).rglob("__init__.py"))
+
+
+def _without_encoding(path: Path) -> list[str]:
+    """Places of a file that open, read or write text and leave the encoding to the locale."""
+    places = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call) or any(keyword.arg in ("encoding", None) for keyword in node.keywords):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        given = [each for value in (*node.args, *(each.value for each in node.keywords)) for each in ast.walk(value)]
+        strings = [each.value for each in given if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+        binary = any(re.fullmatch(r"[rwxa+]*b[rwxa+]*", each) for each in strings)
+        other = isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) in ("Image", "os")
+        needed = {"read_text": 1, "write_text": 2}.get(name, 0)
+        if len(node.args) < needed or (name in ("open", "fdopen") and not binary and not other):
+            places.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    return places
+
+
+def test_text_files_are_opened_with_an_encoding() -> None:
+    # Else a locale that is not UTF-8 decides, and names with an umlaut or an arrow fail.
+    paths = sorted((ROOT / "fasteraa_transforms").rglob("*.py"))
+    assert [place for path in paths for place in _without_encoding(path)] == []
+
+
+def test_a_text_file_without_an_encoding_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    lines = {
+        'open("a")': True,
+        'open("a", "w")': True,
+        'path.open("a")': True,
+        "path.read_text()": True,
+        'path.write_text("x")': True,
+        'open("a", "rb")': False,
+        'open("a", mode="wb")': False,
+        'path.open("r+b")': False,
+        'path.read_text("utf-8")': False,
+        'path.write_text("x", encoding="utf-8")': False,
+        'open("a", encoding="utf-8")': False,
+        "Image.open(path)": False,
+        "path.read_bytes()": False,
+    }
+    path = tmp_path / "module.py"
+    for line, wrong in lines.items():
+        path.write_text(line, encoding="utf-8")
+        assert bool(_without_encoding(path)) == wrong, line
