@@ -1,8 +1,7 @@
 """``python -m fasteraa_transforms.search [DATASET] --out DIR``: search a policy on images.
 
-DATASET is digits (the default; comes with scikit-learn, needs no download), cifar10, cifar100, svhn, imagenet, a
-folder with one folder of images a class or with images and masks, or ``module:callable`` for a dataset of one's own;
-``--shards`` reads those of webdataset.
+DATASET is a name of `DATASETS` (none: digits, which needs no download), a folder with one folder of images a class or
+with images and masks, or ``module:callable`` for a dataset of one's own; ``--shards`` reads those of webdataset.
 """
 
 import argparse
@@ -19,11 +18,13 @@ from fasteraa_transforms.search.data.source import (
     open_source,
     read_source,
 )
+from fasteraa_transforms.search.data.table import DATASETS
 from fasteraa_transforms.search.report.page import how_to_use
 from fasteraa_transforms.search.run import search
 from fasteraa_transforms.search.runtime.failures import SearchFailed
 from fasteraa_transforms.search.runtime.files import DamagedFile, read_json
 from fasteraa_transforms.search.runtime.folder import RunFolder
+from fasteraa_transforms.search.runtime.output import say
 from fasteraa_transforms.search.runtime.world import RanksLost, exit_with, join
 from fasteraa_transforms.search.settings import PRESETS, Settings
 
@@ -31,6 +32,13 @@ try:
     import tyro
 except ImportError as error:
     raise SystemExit(f'{error}; the search needs: pip install "fasteraa_transforms[search]"') from error
+
+
+_DATASET = (
+    f"{'; '.join(f'{name}: {row.summary}' for name, row in DATASETS.items())}; a folder with one folder of images a "
+    "class, with images and masks, or with train and val of these; or module:callable, where the callable takes nothing "
+    "and returns a dataset of (image, label) or (image, mask). None: digits."
+)
 
 
 @dataclass(frozen=True)
@@ -42,10 +50,7 @@ class Command:
     the search did.
     """
 
-    images: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(name="dataset")] = None
-    """digits (needs no file; the default), cifar10, cifar100, svhn, imagenet, a folder with one folder of images a
-    class or with images and masks, or module:callable, where the callable takes nothing and returns a dataset of
-    (image, label) or (image, mask)."""
+    images: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(name="dataset", help=_DATASET)] = None
     dataset: str | None = None
     """The same as a flag."""
     shards: tuple[str, ...] = ()
@@ -106,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
         world.tell(f"error: {error}")
         return 2
     if world.first:
-        print(f"wrote {out / 'policy.json'}; {how_to_use(policy, out / 'policy.json')}")
+        say(f"wrote {out / 'policy.json'}; {how_to_use(policy, out / 'policy.json')}")
     return 0
 
 

@@ -22,7 +22,8 @@ from fasteraa_transforms.__main__ import main
 from fasteraa_transforms.backends.options import check_image
 from fasteraa_transforms.pipeline import image_files
 from fasteraa_transforms.pipeline.image_files import open_image
-from fasteraa_transforms.search import Settings, TrainingSettings, load_images, open_dataset
+from fasteraa_transforms.search import Settings, TrainingSettings, evaluate, load_images, open_dataset
+from fasteraa_transforms.search import __main__ as search_cli
 from fasteraa_transforms.search.data import load, table
 from fasteraa_transforms.search.data.folders import ClassFolder, find_splits
 from fasteraa_transforms.search.data.folders import image_files as files_in
@@ -793,6 +794,15 @@ def test_photographs_of_12_megapixels_fit_into_a_gigabyte(count: int, tmp_path: 
         check=True,
     )
     assert float(result.stdout) < 1
+
+
+def test_the_help_names_every_data_set(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for command in (search_cli.main, evaluate.main):
+        with pytest.raises(SystemExit):
+            command(["--help"])
+        said = capsys.readouterr().out
+        assert all(name in said for name in DATASETS)
 
 
 # --- helps ------------------------------------------------------------------------------------------------------------
