@@ -1,10 +1,10 @@
 """Compiles every kernel to machine code, no GPU needed, for all the launches that batches of RGB images make.
 
-    python tests/backends/compile_kernels.py 90
+    python tests/backends/compile_kernels.py 90 [--registers]
 
-The argument is the compute capability. Each line is a kernel: its name, its fused multiply-adds, those on float32 and
-those on float64, the registers of a thread, the bytes that it spills (stored), and what it was compiled for. The last
-line is a kernel compiled as Triton would by itself, which has to have fused multiply-adds.
+The argument is the compute capability. Each line is a kernel: its name, its fused multiply-adds on float32 and those on
+float64, and what it was compiled for. With --registers, the registers of a thread and the bytes that it spills (stored)
+stand before that. The last line is a kernel compiled as Triton would by itself, which has to have fused multiply-adds.
 
 Needs a Triton that compiles (no TRITON_INTERPRET=1).
 """
@@ -72,8 +72,8 @@ def main() -> None:
         if kernel.__name__ == "pixels":
             last.update(kernel=kernel, grid=grid, **arguments)
         result = compiled(kernel, grid, num_warps, **arguments)
-        numbers = " ".join(map(str, registers(result.asm["ptx"], capability)))
-        print(kernel.__name__, fused(result), numbers, options, flush=True)
+        numbers = registers(result.asm["ptx"], capability) if "--registers" in sys.argv else ()
+        print(kernel.__name__, fused(result), *numbers, options, flush=True)
 
     launch._launch = show
     policy = Policy([[[{"operation": "flip", "weight": 1, "probability": 1}]] * 3])
