@@ -2,7 +2,7 @@
 
 import base64
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,6 +173,6 @@ def at_best_temperature(losses: Tensor) -> tuple[Tensor, float]:
     return result, sum(chosen) / 2
 
 
-def losses_of(row: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def losses_of(row: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The loss of each image held out, [N], as a row keeps it."""
     return np.frombuffer(base64.b64decode(row["losses"]), dtype=np.float16).astype(np.float64)

@@ -1,0 +1,170 @@
+"""Which augmentation for which data: a search on each data set, then every control beside what it kept.
+
+    python search/experiments/suite/run.py --data FOLDER [--only silhouettes,digits] [--seeds 1] [--minutes 6]
+
+FOLDER holds the image folders that the data sets below name. Every search and every training that is done has its row in
+rows.jsonl beside this file; the same command goes on where it was cut off. For each data set and seed a subset is drawn
+and searched with the default contenders; then the policy that the search kept and all controls train the same network
+for as many epochs as it takes to fit the images several times over, and are tested on the test images.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fasteraa_transforms import Policy
+from fasteraa_transforms.search import Settings, TrainingSettings, compare, open_dataset, parse_augmentations, search
+from fasteraa_transforms.search.evaluation.controls import Augmentation
+from fasteraa_transforms.search.runtime.hardware import device_name
+
+ROWS = Path(__file__).parent / "rows.jsonl"
+CONTROLS = "none,cutout,random,trivialaugment,randaugment,autoaugment,uniform,colour,geometry"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One data set of the suite.
+
+    Attributes:
+        folder: below the data folder; None for digits.
+        images: size of the subset.
+        model: network of the evaluation.
+        epochs: of each of its trainings.
+        size: side that images are resized to; None for their own.
+        flip: whether the baseline mirrors.
+    """
+
+    folder: str | None
+    images: int
+    model: str
+    epochs: int
+    size: int | None = None
+    flip: bool = False
+
+
+CASES = {
+    "digits": Case(None, 150, "resnet9-16", 200, 32),
+    "silhouettes": Case("silhouettes/train", 1000, "resnet9-16", 60),
+    "fashion": Case("fashion/train", 1000, "resnet9-16", 60),
+    "solar": Case("solar/train", 650, "resnet9-16", 60, 48),
+    "svhn": Case("svhn_first288", 192, "resnet9-16", 150),
+    "cifar10": Case("cifar10", 2000, "resnet9-16", 100, flip=True),
+}
+
+
+class Grey:
+    """A folder of grey images saved as RGB, as grey images."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self.targets = list(dataset.targets)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image, label = self.dataset[index]
+        return image.convert("L"), label
+
+
+def splits(name: str, data: Path) -> tuple[Any, Any]:
+    """The training and the test images; None where the rest of the training images is the test."""
+    case = CASES[name]
+    if case.folder is None:
+        return open_dataset("digits"), None
+    if name == "cifar10":
+        import torchvision
+
+        return (torchvision.datasets.CIFAR10(str(data), train=part) for part in (True, False))  # type: ignore[return-value]
+    parts = [open_dataset(str(data / case.folder))]
+    test = data / case.folder.replace("train", "test")
+    parts.append(open_dataset(str(test)) if "train" in case.folder else None)
+    if name in ("silhouettes", "fashion", "solar"):
+        parts = [Grey(part) for part in parts]
+    return parts[0], parts[1]
+
+
+def rows() -> list[dict[str, Any]]:
+    """What is done."""
+    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+
+
+def add(row: dict[str, Any]) -> None:
+    """Keep a row."""
+    with ROWS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def run(name: str, seed: int, data: Path, minutes: float) -> None:
+    """Search on one data set, and evaluate what the search kept."""
+    case = CASES[name]
+    train, test = splits(name, data)
+    out = Path("runs") / "suite" / f"{name}-{seed}"
+    if not any(row["kind"] == "search" and (row["data"], row["seed"]) == (name, seed) for row in rows()):
+        settings = Settings(
+            num_images=case.images, image_size=case.size, seed=seed, minutes=minutes, flip=case.flip, padding=4
+        )
+        began = time.perf_counter()
+        policy = search(
+            train, settings, out=out / "search", name=name, resume=(out / "search" / "checkpoint.pt").exists()
+        )
+        origin = policy.provenance
+        add(
+            {
+                "kind": "search",
+                "data": name,
+                "seed": seed,
+                "images": case.images,
+                "kept": origin["kept"],
+                "seconds": round(time.perf_counter() - began),
+                "plan": origin["plan"],
+                "standings": origin["standings"],
+                "hardware": device_name(torch.device("cpu")),
+            }
+        )
+    policy = Policy.load(out / "search" / "policy.json")
+    done = {
+        row["augmentation"] for row in rows() if row["kind"] == "test" and (row["data"], row["seed"]) == (name, seed)
+    }
+    augmentations = [Augmentation("searched", policy), *parse_augmentations(CONTROLS)]
+    settings = TrainingSettings(
+        model=case.model,
+        epochs=case.epochs,
+        batch_size=50,
+        learning_rate=0.05,
+        warmup=0.2,
+        train_images=case.images,
+        split_seed=seed,
+        image_size=case.size,
+        flip=case.flip,
+        padding=4,
+        cutout_after=False,
+    )
+    for augmentation in augmentations:
+        if augmentation.label in done:
+            continue
+        (row,) = compare(train, [augmentation], settings, test=test, seeds=1, name=name, progress=False)
+        add({"kind": "test", "data": name, **row, "seed": seed, "model": case.model})
+        print(name, seed, augmentation.label, f"{100 * row['error']:.2f} %", flush=True)
+
+
+def main() -> None:
+    """Run the suite."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--only", default=",".join(CASES))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=10)
+    options = parser.parse_args()
+    for seed in range(options.seeds):
+        for name in options.only.split(","):
+            run(name, seed, options.data, options.minutes)
+
+
+if __name__ == "__main__":
+    main()
