@@ -1,4 +1,4 @@
-"""``python -m fasteraa_transforms.search [DATASET] --out DIR``: search a policy on images.
+"""``python -m fasteraa_transforms.search [DATASET] --out DIR``: find the augmentation that is best for images.
 
 DATASET is a name of `DATASETS` (none: digits, which needs no download), a folder with one folder of images a class or
 with images and masks, or ``module:callable`` for a dataset of one's own; ``--shards`` reads those of webdataset.
@@ -23,7 +23,7 @@ from fasteraa_transforms.search.report.page import how_to_use
 from fasteraa_transforms.search.run import search
 from fasteraa_transforms.search.runtime.failures import SearchFailed
 from fasteraa_transforms.search.runtime.files import DamagedFile, read_json
-from fasteraa_transforms.search.runtime.folder import RunFolder
+from fasteraa_transforms.search.runtime.folder import RunFolder, read_settings
 from fasteraa_transforms.search.runtime.output import say
 from fasteraa_transforms.search.runtime.world import RanksLost, exit_with, join
 from fasteraa_transforms.search.settings import PRESETS, Settings
@@ -43,11 +43,13 @@ _DATASET = (
 
 @dataclass(frozen=True)
 class Command:
-    """Search an augmentation policy on images, by Faster AutoAugment (Hataya et al. 2020).
+    """Find the augmentation that is best for images: contenders race, and the best one is kept.
 
-    Leaves a folder with policy.json (for FasterAutoAugment.from_pretrained), settings.json, metrics.jsonl, TensorBoard
-    events, checkpoint.pt, diagnosis.json, curves.png, contact_sheet.png and report.html, and says in plain words what
-    the search did.
+    Contenders are published augmentations, uniform policies, policies calibrated on the images, and on request the
+    adversarial search of Faster AutoAugment (Hataya et al. 2020). Leaves a folder with policy.json (for
+    FasterAutoAugment.from_pretrained), settings.json, race.jsonl, diagnosis.json, contact_sheet.png and report.html,
+    and says in plain words what to keep. --preset paper is the paper's search alone; it leaves metrics.jsonl,
+    TensorBoard events and curves.png as well.
     """
 
     images: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(name="dataset", help=_DATASET)] = None
@@ -73,6 +75,8 @@ class Command:
     """At the end, measure affinity and diversity of the policy (Gontijo-Lopes et al. 2020) by six small trainings."""
     preset: Literal["default", "paper"] = "default"
     """Where the settings start: paper has those of Hataya et al. 2020, to reproduce it."""
+    settings_file: Annotated[Path | None, tyro.conf.arg(name="settings")] = None
+    """Where the settings start: those of this file, such as the settings.json of a run."""
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
 
 
@@ -116,10 +120,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str] | None) -> Command:
-    """The command line, with the settings of its preset as defaults."""
+    """The command line, with the settings of its preset or of its settings file as defaults."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
-    settings = PRESETS.get(first.parse_known_args(arguments)[0].preset, Settings())
+    first.add_argument("--settings", type=Path)
+    known = first.parse_known_args(arguments)[0]
+    if known.preset and known.settings:
+        raise ValueError(f"one of preset and settings should be given, but got {known.preset} and {known.settings}")
+    settings = PRESETS.get(known.preset, Settings())
+    if known.settings is not None:
+        settings = read_settings(known.settings)
     default = Command(settings=settings)
     return tyro.cli(Command, prog="python -m fasteraa_transforms.search", args=arguments, default=default)
 

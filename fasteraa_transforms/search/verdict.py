@@ -9,6 +9,7 @@ from fasteraa_transforms.policy import Candidate, Policy
 from fasteraa_transforms.policy.pictures import contact_sheet
 from fasteraa_transforms.search.budget import FITTED, MULTIPLE
 from fasteraa_transforms.search.contenders.contest import Outcome
+from fasteraa_transforms.search.contenders.screening import Effect
 from fasteraa_transforms.search.contenders.standings import Standing
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.report.page import page
@@ -35,6 +36,8 @@ def verdict(outcome: Outcome, data: ImageSet) -> list[str]:
         names = _listed([each.contender for each in tied])
         lines.append(f"It cannot be told apart from {names}; the kept one has the smallest cross entropy so far.")
     lines.append(_basis(outcome, data))
+    if outcome.effects:
+        lines.append(_screening(outcome.effects))
     return lines
 
 
@@ -72,6 +75,18 @@ def _basis(outcome: Outcome, data: ImageSet) -> str:
         f"{text} Without augmentation they got {fitted:.0%} of their own images right; shorter than {MULTIPLE} times "
         "what it takes to fit them, a race favours weak augmentation, so trust it less or give it more --minutes."
     )
+
+
+def _screening(effects: Sequence[Effect]) -> str:
+    """What a screening found, in a sentence."""
+    helps = [each.operation for each in effects if each.effect < -each.half_width]
+    harms = [each.operation for each in effects if each.effect > each.half_width]
+    parts = [
+        f"{_listed(names)} {word}{'s' * (len(names) == 1)}"
+        for names, word in ((helps, "help"), (harms, "harm"))
+        if names
+    ]
+    return f"Screening: {'; '.join(parts)}." if parts else "Screening: no operation's effect is told apart from none."
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -129,6 +144,8 @@ def write_report(
     """
     curves = {name: each.to_json() for name, each in outcome.curves.items()}
     found = {"verdict": list(lines), "kept": outcome.kept.name, "standings": plain_standings(outcome), "curves": curves}
+    if outcome.effects:
+        found["screening"] = [dataclasses.asdict(each) for each in outcome.effects]
     folder.replace_json(folder.path / "diagnosis.json", found | {"plan": outcome.plan.to_json()})
     for each in outcome.contenders:
         if each.policy is not None and each.searched:

@@ -10,6 +10,7 @@ from fasteraa_transforms.search.contenders import Contender
 from fasteraa_transforms.search.contenders.guard import Curves
 from fasteraa_transforms.search.contenders.race import Row, Trainings, race, work
 from fasteraa_transforms.search.contenders.restrict import Allowed
+from fasteraa_transforms.search.contenders.screening import Effect
 from fasteraa_transforms.search.contenders.standings import Standing
 from fasteraa_transforms.search.contenders.table import Material, find_kind, gather
 from fasteraa_transforms.search.data.crop import Crop
@@ -51,6 +52,7 @@ class Outcome:
         standings: the leader first.
         curves: what the guards saw, by the contender that they were trained with.
         rows: of all trainings of the race.
+        effects: what a screening found of each operation.
     """
 
     plan: budget.Plan
@@ -58,6 +60,7 @@ class Outcome:
     standings: tuple[Standing, ...]
     curves: dict[str, Curves]
     rows: tuple[Row, ...]
+    effects: tuple[Effect, ...] = ()
 
     @property
     def kept(self) -> Contender:
@@ -99,7 +102,7 @@ def contest(
     crop: Crop,
     rules: Rules,
     notes: Notes,
-    more: Callable[[dict[str, Curves]], Sequence[Contender]] = lambda curves: (),
+    more: Callable[[dict[str, Curves], Trainings], Sequence[Contender]] = lambda curves, trainings: (),
 ) -> Outcome:
     """Find the contender that is best for ``data``.
 
@@ -108,13 +111,14 @@ def contest(
         crop: the preprocessing; its size is what the networks see.
         rules: how the contest is run.
         notes: what is there of an earlier run, and where new results go.
-        more: makes further contenders, given what the guards saw: the adversarial search, say.
+        more: makes further contenders, given what the guards saw and what trains networks: the adversarial search, say.
     """
     began = time.perf_counter()
     first = gather(rules.kinds, Material(rules.allowed))
     count = len(first) + _expected(rules.kinds)
     plan = notes.plan or _plan(data, crop, rules, count)
     notes.save_plan(plan)
+    notes.tell(_plan_in_words(plan, data, rules, count))
     arena = budget.arena_of(plan, data, crop, rules.seed)
     with Pool(work, arena, processes=plan.processes).started() as pool:
         trainings = Trainings(arena, pool, notes.rows, notes.save_row, lambda row: notes.advance(row["wall"]))
@@ -129,10 +133,38 @@ def contest(
         guards = [each for each in gather(GUARDS, Material(rules.allowed)) if each.name in wanted]
         trainings.train(guards, 0, curves_of=rules.allowed.operations)
         curves = {each.name: found for each in guards if (found := trainings.curves(each.name)) is not None}
-        contenders = [*gather(rules.kinds, Material(rules.allowed, curves)), *more(curves)]
+        contenders = [*gather(rules.kinds, Material(rules.allowed, curves)), *more(curves, trainings)]
         result = race(trainings, contenders, most=plan.trainings, replicates=plan.replicates, tell=notes.tell)
         rows = trainings.of(each.name for each in contenders)
     return Outcome(plan, tuple(contenders), tuple(result), curves, tuple(rows))
+
+
+def guard_curves(
+    data: ImageSet, crop: Crop, rules: Rules, notes: Notes, *, networks: int = 3
+) -> tuple[Curves, budget.Plan]:
+    """What every operation does to the images and their classes, without a race.
+
+    Args:
+        data: the images, on the device to train on.
+        crop: the preprocessing.
+        rules: how networks are trained; of the contenders only "none" is.
+        notes: takes the rows.
+        networks: how many are trained without augmentation, each on another split; what they see is averaged.
+    """
+    began = time.perf_counter()
+    plan = notes.plan or _plan(data, crop, rules, networks)
+    none = gather(["none"], Material(rules.allowed))
+    with Pool(work, budget.arena_of(plan, data, crop, rules.seed), processes=plan.processes).started() as pool:
+        trainings = Trainings(pool.shared, pool, notes.rows, notes.save_row, lambda row: notes.advance(row["wall"]))
+        if rules.epochs is None:
+            left = rules.seconds - (time.perf_counter() - began)
+            plan = _measure_length(plan, trainings, rules, networks, left)
+    with Pool(work, budget.arena_of(plan, data, crop, rules.seed), processes=plan.processes).started() as pool:
+        trainings = Trainings(pool.shared, pool, notes.rows, notes.save_row, lambda row: notes.advance(row["wall"]))
+        trainings.train_replicates(none[0], range(networks), curves_of=rules.allowed.operations)
+        curves = trainings.curves("none")
+    assert curves is not None
+    return curves, plan
 
 
 def _expected(kinds: Sequence[str]) -> int:
@@ -171,6 +203,16 @@ def _measure_length(plan: budget.Plan, trainings: Trainings, rules: Rules, count
     left = seconds - (time.perf_counter() - began)
     longer = budget.with_length(plan, length, fitted, seconds=left, contenders=count)
     return longer if rules.trainings is None else budget.changed(longer, trainings=rules.trainings)
+
+
+def _plan_in_words(plan: budget.Plan, data: ImageSet, rules: Rules, count: int) -> str:
+    beside = f", {plan.processes} networks side by side" if plan.processes > 1 else ""
+    seconds = plan.trainings * plan.training_seconds()
+    return (
+        f"{data.images.device.type}{beside}; {count} contenders race with {plan.network}, at most "
+        f"{plan.trainings} networks of about {budget.duration(plan.training_seconds())} each: "
+        f"{budget.duration(min(seconds, rules.seconds))} of {budget.duration(rules.seconds)}"
+    )
 
 
 def _length_in_words(plan: budget.Plan) -> str:

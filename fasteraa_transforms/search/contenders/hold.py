@@ -1,5 +1,6 @@
 """A contest in the folder of a run: what it keeps there, how it goes on, what it shows."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +10,17 @@ from fasteraa_transforms.search.contenders import Contender
 from fasteraa_transforms.search.contenders.adversarial import adversarial, settings_for_contest
 from fasteraa_transforms.search.contenders.contest import Notes, Outcome, Rules, contest
 from fasteraa_transforms.search.contenders.guard import Curves
+from fasteraa_transforms.search.contenders.race import Trainings
 from fasteraa_transforms.search.contenders.restrict import Allowed, parse_allowed
+from fasteraa_transforms.search.contenders.screening import Effect, effects, policies, screened
 from fasteraa_transforms.search.contenders.table import Material, find_kind
 from fasteraa_transforms.search.data.images import check_same
 from fasteraa_transforms.search.runtime.recorder import Recorder
 from fasteraa_transforms.search.settings import Settings
 from fasteraa_transforms.search.task import Task
+
+SEARCHED = ("adversarial", "screening")
+"""Contenders that take trainings of their own."""
 
 ROWS = "race.jsonl"
 """A line for each network that was trained."""
@@ -35,18 +41,39 @@ def hold_contest(task: Task, settings: Settings, recorder: Recorder) -> Outcome:
     notes = _notes(task, settings, recorder)
     allowed = rules.allowed
 
-    def more(curves: dict[str, Curves]) -> Sequence[Contender]:
-        if "adversarial" not in settings.contenders:
-            return ()
-        recorder.say("The adversarial search:")
-        best = find_kind("calibrated").make(Material(allowed, curves)) if "none" in curves else []
-        start = best[-1].policy if best and settings.start == "calibrated" else None
-        return adversarial(task, settings_for_contest(settings), recorder, allowed, start)
+    found: list[Effect] = []
+
+    def more(curves: dict[str, Curves], trainings: Trainings) -> Sequence[Contender]:
+        contenders: list[Contender] = []
+        if "screening" in settings.contenders:
+            found.extend(screen(trainings, allowed))
+            policy = screened(found, allowed.limits)
+            if policy is not None:
+                contenders.append(Contender("screening", policy, "the operations that help, by screening", True))
+        if "adversarial" in settings.contenders:
+            recorder.say("The adversarial search:")
+            best = find_kind("calibrated").make(Material(allowed, curves)) if "none" in curves else []
+            start = best[-1].policy if best and settings.start == "calibrated" else None
+            contenders += adversarial(task, settings_for_contest(settings), recorder, allowed, start)
+        return contenders
 
     try:
-        return contest(task.data, task.crop, rules, notes, more)
+        outcome = contest(task.data, task.crop, rules, notes, more)
     finally:
         notes.close()
+    return dataclasses.replace(outcome, effects=tuple(found))
+
+
+def screen(trainings: Trainings, allowed: Allowed) -> list[Effect]:
+    """Train the twenty networks of the screening design, and tell the effect of each operation."""
+    runs = policies(allowed.operations, allowed.limits)
+    trainings.train([Contender(name, policy, "a run of the screening design") for name, policy in runs.items()], 0)
+    losses = []
+    for name in runs:
+        row = trainings.row(name, 0)
+        assert row is not None
+        losses.append(float(row["loss"]))
+    return effects(allowed.operations, losses)
 
 
 def rules_of(task: Task, settings: Settings) -> Rules:
@@ -73,7 +100,7 @@ def check_settings(settings: Settings) -> tuple[tuple[str, ...], Allowed]:
     Raises:
         ValueError: one of them does not exist.
     """
-    kinds = tuple(name for name in settings.contenders if name != "adversarial")
+    kinds = tuple(name for name in settings.contenders if name not in SEARCHED)
     for name in kinds:
         find_kind(name)
     return kinds, parse_allowed(settings.operations, settings.exclude, settings.max_magnitude)
@@ -99,8 +126,9 @@ class _FolderNotes(Notes):
         if plan.fitted is None and not self.lengths_given:
             return
         if self.bar is None:
+            done = sum(row["epochs"] == plan.epochs for row in self.rows)
             self.bar = self.recorder.bar(
-                description="race", total=plan.trainings, unit="network", initial=min(len(self.rows), plan.trainings)
+                description="race", total=plan.trainings, unit="network", initial=min(done, plan.trainings)
             )
 
     def _save_row(self, row: dict[str, Any]) -> None:

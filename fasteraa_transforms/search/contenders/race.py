@@ -76,6 +76,10 @@ class Trainings:
         """Train networks of the first replicate with a contender, one of each length in epochs."""
         self._run((contender, 0, (), epochs) for epochs in lengths)
 
+    def train_replicates(self, contender: Contender, replicates: Iterable[int], curves_of: Sequence[str]) -> None:
+        """Train networks with a contender, one for each replicate, that look at operations as guards."""
+        self._run((contender, replicate, tuple(curves_of), None) for replicate in replicates)
+
     def _run(self, wanted: Iterable[tuple[Contender, int, tuple[str, ...], int | None]]) -> None:
         """Train what has no row yet."""
         calls = [

@@ -32,6 +32,24 @@ class Ranks(Protocol):
         """What ``make`` returns on the first one."""
 
 
+def read_settings(path: Path) -> Settings:
+    """The settings in a file such as the `settings.json` of a run.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedFile: it cannot be read, or has settings that do not exist.
+    """
+    about = files.read_json(path)
+    try:
+        fields = about["settings"]
+        # A run of before the strength could be held has the paper's value of what it does not name.
+        several = [each.name for each in dataclasses.fields(Settings) if isinstance(each.default, tuple)]
+        tuples = {name: tuple(fields[name]) for name in several if name in fields}
+        return Settings.paper(**{**fields, **tuples})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DamagedFile(f"{path} does not hold the settings of a search ({files.one_line(error)})") from error
+
+
 class RunFolder:
     """The files of a run.
 
@@ -194,17 +212,7 @@ class RunFolder:
         Raises:
             DamagedFile: `settings.json` cannot be read, or has settings that do not exist.
         """
-        about = files.read_json(self.settings)
-        try:
-            fields = about["settings"]
-            # A run of before the strength could be held has the paper's value of what it does not name.
-            several = [each.name for each in dataclasses.fields(Settings) if isinstance(each.default, tuple)]
-            tuples = {name: tuple(fields[name]) for name in several if name in fields}
-            return Settings.paper(**{**fields, **tuples})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DamagedFile(
-                f"{self.settings} does not hold the settings of a search ({files.one_line(error)})"
-            ) from error
+        return read_settings(self.settings)
 
     # --- the checkpoint -----------------------------------------------------------------------------------------------
 

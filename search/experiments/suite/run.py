@@ -2,10 +2,10 @@
 
     python search/experiments/suite/run.py --data FOLDER [--only silhouettes,digits] [--seeds 1] [--minutes 6]
 
-FOLDER holds the image folders that the data sets below name. Every search and every training that is done has its row in
-rows.jsonl beside this file; the same command goes on where it was cut off. For each data set and seed a subset is drawn
-and searched with the default contenders; then the policy that the search kept and all controls train the same network
-for as many epochs as it takes to fit the images several times over, and are tested on the test images.
+FOLDER holds the image folders that the data sets below name. Every search and every training that is done has its row
+in rows.jsonl beside this file; the same command goes on where it was cut off. For each data set and seed a subset is
+drawn and searched with the default contenders. Then the policy that the search kept and all controls train the same
+network, several times longer than it takes to fit the images, and are tested on the test images.
 """
 
 import argparse

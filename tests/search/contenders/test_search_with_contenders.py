@@ -1,5 +1,6 @@
 """The search as users call it: contenders race, the best one is kept, and the folder says why."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ import pytest
 
 from fasteraa_transforms import OPERATIONS, FasterAutoAugment, Policy
 from fasteraa_transforms.search import Digits, Settings, search
+from fasteraa_transforms.search.__main__ import main
 from fasteraa_transforms.search.contenders import hold
+from fasteraa_transforms.search.operations import main as look
 from fasteraa_transforms.search.runtime.folder import RunFolder
 
 TINY = Settings(
@@ -108,6 +111,42 @@ def test_the_adversarial_search_races_at_its_strengths(tmp_path: Path) -> None:
         share = Policy.load(tmp_path / f"{name}.json").effective_share()
         assert share["flip"] == share["invert"] == 0
         assert sum(share.values()) > 0
+
+
+def test_screening_tells_the_effect_of_each_operation(tmp_path: Path) -> None:
+    settings = dataclasses.replace(TINY, contenders=("none", "screening"), race_epochs=1, operations=("flip", "rotate"))
+    search(Digits(), settings, out=tmp_path, name="digits", progress=False)
+    found = json.loads((tmp_path / "diagnosis.json").read_text(encoding="utf-8"))
+    assert sorted(each["operation"] for each in found["screening"]) == ["flip", "rotate"]
+    assert sum(row["contender"].startswith("screening ") for row in _rows(tmp_path)) == 20
+    assert found["verdict"][-1].startswith("Screening: ")
+
+
+def test_the_settings_of_a_run_start_another(whole: Path, tmp_path: Path) -> None:
+    arguments = ["digits", "--settings", str(whole / "settings.json"), "--seed", "1", "--out", str(tmp_path / "run")]
+    assert main(arguments) == 0
+    assert RunFolder(tmp_path / "run").load_settings() == dataclasses.replace(TINY, seed=1)
+
+
+def test_the_operations_command_says_what_each_operation_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = "digits --num-images 120 --image-size 16 --network resnet9-4 --epochs 8 --networks 2 --processes 1"
+    assert look([*flags.split(), "--exclude", "flip", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "operations.json").read_text(encoding="utf-8"))
+    assert set(found["points"]) == set(OPERATIONS) - {"flip"}
+    assert found["images"] == 2 * 48
+    printed = capsys.readouterr().out
+    assert "Changes nothing here: " in printed
+    assert "color" in printed.partition("Changes nothing here: ")[2]
+    page = (tmp_path / "operations.html").read_text(encoding="utf-8")
+    assert "rotate" in page
+
+
+def test_operations_of_unusable_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert look([str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_images_are_refused_on_resuming(whole: Path) -> None:
