@@ -1,4 +1,4 @@
-"""The benchmarks: steps of the search, the comparison of policies, libraries; docs show what was measured."""
+"""The benchmarks, the experiments of the search, and the pages that show what was measured."""
 
 import importlib.util
 import itertools
@@ -25,7 +25,17 @@ ROOT = Path(__file__).parents[2]
 
 
 def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    """A benchmark."""
+    return load_file(name, ROOT / "benchmarks" / f"{name}.py")
+
+
+def experiment(name: str) -> ModuleType:
+    """An experiment of the search."""
+    return load_file(name, ROOT / "search" / "experiments" / name / "run.py")
+
+
+def load_file(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and one another's imports look there
     spec.loader.exec_module(module)
@@ -39,12 +49,12 @@ def benchmark_module() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def comparison() -> ModuleType:
-    return load("strength")
+    return experiment("strength")
 
 
 @pytest.fixture(scope="module")
-def remedies(comparison: ModuleType) -> ModuleType:
-    return load("remedies")  # which imports the other
+def remedies() -> ModuleType:
+    return experiment("remedies")
 
 
 def states(module: ModuleType, rate: float | None = None) -> tuple[SearchState, SearchState]:
@@ -208,8 +218,8 @@ def test_whole_searches_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_precisions_are_compared_seed_by_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    module = load("precision")
-    command = ["precision.py", "--out", str(tmp_path), "--seeds=2", "--images=16", "--epochs=1", "--batch=8"]
+    module = experiment("precision")
+    command = ["run.py", "--out", str(tmp_path), "--seeds=2", "--images=16", "--epochs=1", "--batch=8"]
     monkeypatch.setattr(sys, "argv", command)
     module.main()
     first = capsys.readouterr().out
@@ -347,7 +357,7 @@ def test_the_comparison_runs_and_resumes(
     sizes = {"images": 60, "test-images": 50, "seeds": 1, "steps": 6, "network-steps": 3, "classifier-steps": 2}
     default = comparison.DEFAULT
     arms = ["none", "TrivialAugment", "random, fresh", "paper", default, "default, held at 0.5"]
-    command = ["strength.py", "digits", "--out", str(out), "--work", str(tmp_path / "work")]
+    command = ["run.py", "digits", "--out", str(out), "--work", str(tmp_path / "work")]
     command += [f"--{name}={value}" for name, value in sizes.items()]
     monkeypatch.setattr(sys, "argv", [*command, "--arms", *arms])
     comparison.main()
@@ -373,8 +383,8 @@ def test_the_comparison_runs_and_resumes(
 def test_of_masks_a_sampled_selection_has_the_gradient_of_the_loss_and_the_sum_has_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["mask_gradient.py", "--images", "300", "--epochs", "10", "--draws", "20"])
-    load("mask_gradient").main()
+    monkeypatch.setattr("sys.argv", ["run.py", "--images", "300", "--epochs", "10", "--draws", "20"])
+    experiment("mask_gradient").main()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[2:19]] == list(OPERATIONS)
     summed, sampled = (float(line.split()[-1]) for line in lines[-2:])
@@ -410,7 +420,7 @@ def test_the_other_ways_run_and_resume(
     remedies: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     names = ["none", "uniform, colour", "matched"]
-    command = ["remedies.py", "digits", "--out", str(tmp_path), "--images=60", "--network-steps=3"]
+    command = ["run.py", "digits", "--out", str(tmp_path), "--images=60", "--network-steps=3"]
     monkeypatch.setattr(sys, "argv", [*command, "--matching-steps=3", "--seeds", "0", "--arms", *names])
     try:
         remedies.main()

@@ -182,12 +182,16 @@ def test_links_lead_to_pages(link: Callable[..., str]) -> None:
 
 
 def test_links_to_files_that_are_no_pages(link: Callable[..., str]) -> None:
-    file, folder = "[rows](../search/strength/rows.jsonl)", "[runs](../search/strength)"
-    assert link(file) == "[rows](path:/../search/strength/rows.jsonl)"
-    assert link(folder) == "runs (`search/strength`)"
+    file = "[rows](../search/experiments/strength/digits/rows.jsonl)"
+    folder = "[runs](../search/experiments/strength/digits)"
+    assert link(file) == "[rows](path:/../search/experiments/strength/digits/rows.jsonl)"
+    assert link(folder) == "runs (`search/experiments/strength/digits`)"
     url = "https://example.org/blob/main/"
-    assert link(file, source_url=url) == "[rows](https://example.org/blob/main/search/strength/rows.jsonl)"
-    assert link(folder, source_url=url) == "[runs](https://example.org/blob/main/search/strength)"
+    assert (
+        link(file, source_url=url)
+        == "[rows](https://example.org/blob/main/search/experiments/strength/digits/rows.jsonl)"
+    )
+    assert link(folder, source_url=url) == "[runs](https://example.org/blob/main/search/experiments/strength/digits)"
 
 
 def test_links_that_lead_nowhere_are_warned_of(link: Callable[..., str], caplog: pytest.LogCaptureFixture) -> None:

@@ -960,7 +960,7 @@ def test_the_help_names_every_network_and_the_default() -> None:
 
 # --- recipes ----------------------------------------------------------------------------------------------------------
 
-RECIPES = sorted((ROOT / "search" / "recipes").glob("*.sh"))
+RECIPES = sorted((ROOT / "search" / "experiments" / "recipes").glob("*.sh"))
 
 
 @pytest.mark.parametrize("scale", ["paper", "digits"])

@@ -485,7 +485,7 @@ def test_the_page_of_an_evaluation_is_one_file_without_scripts() -> None:
 
 
 def test_the_picture_of_the_docs_is_that_of_the_rows() -> None:
-    rows = read_rows(ROOT / "search" / "digits-evaluation" / "rows.jsonl")
+    rows = read_rows(ROOT / "search" / "runs" / "digits-evaluation" / "rows.jsonl")
     chart = error_chart(errors_of(rows), reference="none", emphasised=["searched"])
     assert (ROOT / "docs" / "images" / "evaluation.svg").read_text(encoding="utf-8") == standalone(chart)
 

@@ -1,6 +1,7 @@
 """Compare what a search finds in bfloat16 with what it finds in float32.
 
-    python benchmarks/precision.py --out DIR [--seeds 4] [--images 240] [--epochs 10] [--size 16] [--batch 32]
+    python search/experiments/precision/run.py --out DIR [--seeds 4] [--images 240] [--epochs 10] [--size 16] \\
+        [--batch 32]
 
 Searches on digits with each seed in both precisions: the same images, start and draws, the critic's arithmetic aside.
 What two searches found lies as far apart as their effective shares, 17 numbers, Euclidean; and so for how the shares

@@ -1,8 +1,8 @@
 """Other ways to a policy, and what small networks make of what they find. Can be resumed.
 
-    python benchmarks/remedies.py digits --out search/remedies/digits
-    python benchmarks/remedies.py cifar10 --images 1000 --network-steps 2000 --matching-steps 1000 \\
-        --data-dir data --out search/remedies/cifar10
+    python search/experiments/remedies/run.py digits --out search/experiments/remedies/digits
+    python search/experiments/remedies/run.py cifar10 --images 1000 --network-steps 2000 --matching-steps 1000 \\
+        --data-dir data --out search/experiments/remedies/cifar10
 
 For each seed a subset is drawn, to search and train on, and other images for the test; of CIFAR-10 both from the
 training split. Each arm makes a policy of the subset and trains one network with it, of three convolutions with batch
@@ -33,8 +33,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from strength import trivial_augment
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 from fasteraa_transforms import FasterAutoAugment, Policy, RelaxedPolicy, functional
 from fasteraa_transforms.backends import apply
@@ -53,6 +53,12 @@ MAGNITUDES = (0.1, 0.3, 0.5, 0.7, 0.9)
 BATCH = 64
 KEPT = 8
 """Operations that *matched* keeps."""
+
+
+def trivial_augment(images: Tensor) -> Tensor:
+    """TrivialAugment, with a draw for each image; on a batch torchvision has one draw for all."""
+    transform = v2.TrivialAugmentWide()
+    return torch.stack([transform(image) for image in images])
 
 
 def uniform(operations: tuple[str, ...], probability: float = 0.5) -> Policy:

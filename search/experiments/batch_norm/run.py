@@ -1,21 +1,25 @@
 """Show what batch norm does to a critic that sees real and augmented images in separate batches.
 
-    python benchmarks/batch_norm.py [--steps 100] [--seeds 2]
+    python search/experiments/batch_norm/run.py [--steps 100] [--seeds 2]
 
 Trains a WideResNet-10-1 critic on the digits by the search's own step, with the two halves in one batch and apart, and
 prints the mean Wasserstein estimate of the last half of the steps.
 """
 
 import argparse
+import sys
+from pathlib import Path
 
 import torch
-from search_step import make_state, straightforward_step
 
 from fasteraa_transforms.search import Digits, load_images
 from fasteraa_transforms.search.algorithm.loop import batches
 from fasteraa_transforms.search.algorithm.tools import Tools
 from fasteraa_transforms.search.algorithm.wasserstein import Wasserstein
 from fasteraa_transforms.search.data.crop import Crop
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
+from search_step import make_state, straightforward_step
 
 
 def mean_estimate(*, separate: bool, steps: int, seed: int) -> float:

@@ -1,6 +1,6 @@
 """What each ingredient of the search does to the policy, and the policy to a small network. Can be resumed.
 
-    python benchmarks/strength.py digits --out search/strength-digits
+    python search/experiments/strength/run.py digits --out search/experiments/strength/digits
 
 For each subset size and seed: a subset is drawn to search and train on, and other images for the test. Every policy is
 searched on the subset alone, and small networks are trained on it with each: with none, with TrivialAugment

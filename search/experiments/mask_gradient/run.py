@@ -1,6 +1,6 @@
 """Show what the class loss of masks says of the operations: in the sum of all of them, and where one is drawn.
 
-    python benchmarks/mask_gradient.py [--images 600] [--epochs 20] [--draws 30]
+    python search/experiments/mask_gradient/run.py [--images 600] [--epochs 20] [--draws 30]
 
 Trains a pixel classifier on digits (the ink has the class of its digit), then takes one stage that selects among all
 operations alike, with probability 0.7 and magnitude 0.5. The true derivative of the expected class loss w.r.t. a
