@@ -311,3 +311,16 @@ def test_effective_share() -> None:
 def test_effective_share_counts_an_operation_once_per_candidate() -> None:
     policy = Policy([[[candidate(magnitude=0.1), candidate(magnitude=0.9)], [candidate("flip")]]])
     assert policy.effective_share()["rotate"] == pytest.approx(0.25)
+
+
+def test_candidate_is_one_class_wherever_it_is_looked_for() -> None:
+    import fasteraa_transforms
+    from fasteraa_transforms.policy import schema
+
+    assert fasteraa_transforms.Candidate is schema.Candidate is Candidate
+    assert isinstance(example().sub_policies[0][0][0], fasteraa_transforms.Candidate)
+    one = Candidate(operation="rotate", weight=1, probability=0.5, magnitude=0.4)
+    assert pickle.loads(pickle.dumps(one)) == one
+    assert repr(one) == "Candidate(operation='rotate', weight=1.0, probability=0.5, magnitude=0.4, sign=None)"
+    with pytest.raises(AttributeError, match="has no attribute 'Stage'"):
+        fasteraa_transforms.Stage  # noqa: B018
