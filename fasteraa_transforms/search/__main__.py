@@ -36,7 +36,7 @@ except ImportError as error:
 
 _DATASET = (
     f"{'; '.join(f'{name}: {row.summary}' for name, row in DATASETS.items())}; a folder with one folder of images a "
-    "class, with images and masks, or with train and val of these; or module:callable, where the callable takes nothing "
+    "class, with images and masks, or with train and val of these; or module:callable, where it takes nothing "
     "and returns a dataset of (image, label) or (image, mask). None: digits."
 )
 

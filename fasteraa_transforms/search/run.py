@@ -112,14 +112,19 @@ def search(
         stack.enter_context(explained(recorder, _smaller(task, settings)))
         if settings.contenders:
             return _race(task, settings, recorder, affinity_diversity=affinity_diversity)
-        result = adversarial_search(task, settings, recorder)
-        state, choice = result.state, Choice(result.state.means)
-        if settings.strengths:
-            choice = choose(task, settings, recorder, result)
-        found = result.reference.diagnose(state.policy, choice.means, classifier=state.classifier, trials=choice.trials)
-        policy = exported(state.policy, task, settings, state, found, means=choice.means, seconds=choice.seconds)
-        recorder.doing = "while writing the report"
-        return _report(policy, found, task, settings, recorder, affinity_diversity=affinity_diversity)
+        return _adversarial(task, settings, recorder, affinity_diversity=affinity_diversity)
+
+
+def _adversarial(task: Task, settings: Settings, recorder: Recorder, *, affinity_diversity: bool) -> Policy:
+    """Let the adversarial search run alone, as in the paper."""
+    result = adversarial_search(task, settings, recorder)
+    state, choice = result.state, Choice(result.state.means)
+    if settings.strengths:
+        choice = choose(task, settings, recorder, result)
+    found = result.reference.diagnose(state.policy, choice.means, classifier=state.classifier, trials=choice.trials)
+    policy = exported(state.policy, task, settings, state, found, means=choice.means, seconds=choice.seconds)
+    recorder.doing = "while writing the report"
+    return _report(policy, found, task, settings, recorder, affinity_diversity=affinity_diversity)
 
 
 def _race(task: Task, settings: Settings, recorder: Recorder, *, affinity_diversity: bool) -> Policy:
