@@ -87,11 +87,6 @@ def search(
     """
     settings = settings or Settings()
     world = join()
-    if settings.batch_size % (2 * world.size):
-        raise ValueError(
-            f"batch_size should be a multiple of {2 * world.size}, two halves for each of {world.size} processes, "
-            f"but got {settings.batch_size} instead"
-        )
     check_settings(settings)
     name = type(dataset).__name__.lower() if name is None else name
     folder = None if out is None else RunFolder(out)

@@ -132,6 +132,11 @@ def load_task(
         (Crop(size=(32, 32), padding=4, flip=False), 'small', 256, 0.1)
     """
     world = world or World()
+    if settings.batch_size % (2 * world.size):
+        raise ValueError(
+            f"batch_size should be a multiple of {2 * world.size}, two halves for each of {world.size} processes, "
+            f"but got {settings.batch_size} instead"
+        )
     device = world.device(settings.device)
     if settings.graphs == "on" and device.type != "cuda":
         raise ValueError(f"graphs should be auto or off where the device is {device}, but got on instead")

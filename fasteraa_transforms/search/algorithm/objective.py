@@ -17,8 +17,10 @@ class Objective(Protocol):
     `Tools` has what most objectives need. A step should keep what it changes where it is in memory, and never wait for
     the device; then it can be captured as a CUDA graph.
 
-    An objective may also have an attribute ``holds_out``: where it is true, the first half of each batch is drawn from
-    one half of the images, and the second from the other half, all search long.
+    An objective may also have an attribute ``holds_out``. Where it is true, the first half of each batch is drawn from
+    one half of the images, and the second from the other half, all search long. And it may have a method
+    ``variant(state)``, for steps of several kinds: its value, which can be compared, says which kind comes next, and
+    each kind is captured by itself.
     """
 
     def step(self, state: SearchState, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
