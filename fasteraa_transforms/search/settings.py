@@ -129,6 +129,12 @@ class Settings:
     """ε, the weight of the class losses; the paper: 0.1."""
     gradient_penalty_weight: float = 10.0
     """Weight of the gradient penalty."""
+    penalty_every: int = 1
+    """Steps from one gradient penalty to the next, which then counts as many times; a step without it is cheaper. 1, as
+    in the paper: each step has it."""
+    guard: Literal["shared", "own"] = "shared"
+    """Where the class loss of augmented images comes from; shared, as in the paper: the critic's class head, which goes
+    on learning; own: a classifier of its own, which learns the classes first and then stays as it is."""
     temperature: float = 0.05
     """λ, of the relaxed Bernoulli gates."""
     selection_temperature: float = 1.0
@@ -160,6 +166,7 @@ class Settings:
             "chunk_size",
             "multiplier_rate",
             "validation_steps",
+            "penalty_every",
         )
         for name in (*positive, "replicates", *_OPTIONAL):
             value = getattr(self, name)
@@ -169,6 +176,10 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"{name} should not be negative, but got {value} instead")
+        if self.guard not in ("shared", "own"):
+            raise ValueError(f"guard should be shared or own, but got {self.guard!r} instead")
+        if self.guard == "own" and not self.classifier_epochs:
+            raise ValueError("classifier_epochs should be positive for a guard of its own, but got 0 instead")
         if min(self.strengths, default=0) < 0:
             raise ValueError(f"strengths should not be negative, but got {self.strengths} instead")
         if self.strengths and not self.held:

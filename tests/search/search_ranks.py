@@ -34,10 +34,9 @@ from fasteraa_transforms.search.__main__ import main
 from fasteraa_transforms.search.algorithm.state import SearchState
 from fasteraa_transforms.search.algorithm.wasserstein import Wasserstein
 from fasteraa_transforms.search.networks.critic import Critic
-from fasteraa_transforms.search.networks.second_order import speed_up
 from fasteraa_transforms.search.networks.table import make_backbone
 from fasteraa_transforms.search.report import plots as pictures
-from fasteraa_transforms.search.runtime.world import World, exit_with, join, synchronise
+from fasteraa_transforms.search.runtime.world import World, exit_with, join
 
 BACKBONES = ("small", "search_ranks:wide_resnet")
 STEPS = 3
@@ -82,13 +81,11 @@ class Images:
         return self.images[index], self.targets[index]
 
 
-def steps(backbone: str, world: World, *, synchronised: bool = True) -> dict[str, Tensor]:
+def steps(backbone: str, world: World, *, steps: int = STEPS) -> dict[str, Tensor]:
     """All that a few steps change and measure, in float64 and by plain gradient descent, which amplifies no error."""
     torch.manual_seed(7)
     policy = RelaxedPolicy(4, 2, generator=seeded(3)).double()
     critic = Critic(make_backbone(backbone, 2), classes=3, image_shape=(2, 8, 8)).double()
-    if synchronised:
-        synchronise(critic, world)
     state = SearchState(
         policy=policy,
         critic=critic,
@@ -105,7 +102,7 @@ def steps(backbone: str, world: World, *, synchronised: bool = True) -> dict[str
         world=world,
     )
     measured: list[Tensor] = []
-    for step in range(STEPS):
+    for step in range(steps):
         images = torch.rand(16, 2, 8, 8, dtype=torch.float64, generator=seeded(step))
         images[step::4] /= 4  # shares whose means and classes differ
         labels = torch.randint(0, 3, (16,), generator=seeded(step)).sort().values
@@ -115,32 +112,7 @@ def steps(backbone: str, world: World, *, synchronised: bool = True) -> dict[str
         ]
     tensors = {f"policy.{name}": value for name, value in policy.state_dict().items()}
     tensors |= {f"critic.{name}": value for name, value in critic.state_dict().items()}
-    return tensors | {"measured": torch.stack(measured), "multiplier": state.multiplier}
-
-
-def batch_norm(world: World, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Output, first and second derivatives of batch norm, of this rank's share of the images."""
-    network = synchronise(speed_up(nn.BatchNorm2d(3).requires_grad_()), world)
-    network.load_state_dict(network.state_dict() | {"weight": torch.tensor([0.5, -1.0, 2.0]), "bias": torch.ones(3)})
-    network = network.to(torch.float64 if dtype is torch.float64 else torch.float32)
-    mine = world.share(8)
-    x, g, v = (torch.randn(8, 3, 4, 5, generator=seeded(seed)).to(dtype)[mine] for seed in range(3))
-    x = (x * 3 + 20).requires_grad_()
-    g.requires_grad_()
-    y = network(x)
-    of_x, of_weight, of_bias = torch.autograd.grad(y, [x, network.weight, network.bias], g, create_graph=True)
-    second = torch.autograd.grad(of_x, [x, g, network.weight], v)
-    return {
-        "y": y.detach(),
-        "of x": of_x.detach(),
-        "second, of x": second[0],
-        "second, of g": second[1],
-        "of weight": world.sum(of_weight),
-        "of bias": world.sum(of_bias),
-        "second, of weight": world.sum(second[2]),
-        "mean": network.running_mean,
-        "var": network.running_var,
-    }
+    return tensors | {"measured": torch.stack(measured or [torch.zeros(())]), "multiplier": state.multiplier}
 
 
 def interrupted(folder: Path, settings: Settings = HELD, *, at: int = 8) -> str:
@@ -180,12 +152,12 @@ def everything(folder: Path) -> int:
     """All that needs several ranks and ends well. ``folder`` has a search that one process left, for resuming."""
     world = join()
     results: dict[str, Any] = {f"steps, {name}": steps(name, world) for name in BACKBONES}
-    results["steps, not synchronised"] = steps(BACKBONES[1], world, synchronised=False)
-    for dtype in (torch.float64, torch.bfloat16):
-        results[f"batch norm, {dtype}"] = batch_norm(world, dtype)
 
     policy = search(Images(), HELD, out=folder / "search", progress=False)
     results["policy"] = json.loads(policy.to_json())
+    with_batch_norm = dataclasses.replace(HELD, critic=BACKBONES[1], epochs=2, strengths=(1.0,), guard="own")
+    found = search(Images(), with_batch_norm, progress=False)
+    results["policy, batch norm"] = json.loads(found.to_json())
     results["resumed"] = json.loads(search(Images(), HELD, out=folder / "left", resume=True, progress=False).to_json())
     results["interrupted"] = interrupted(folder / "interrupted")
     results["rows"] = evaluated(folder / "evaluation")

@@ -94,6 +94,21 @@ def test_the_first_calls_run_and_the_others_are_replayed() -> None:
     assert (len(calls), capture.captures) == (3, 1)
 
 
+def test_each_kind_of_step_has_its_graph() -> None:
+    calls: list[int] = []
+
+    def function(images: Tensor, labels: Tensor) -> Tensor:
+        calls.append(len(calls))
+        return images * (2 if number % 3 else 5) + labels
+
+    capture = Recorder()
+    step = GraphedStep(function, capture, warm_up=1, variant=lambda: number % 3 == 0)
+    for number in range(9):
+        value = step(torch.full((2,), float(number)), torch.tensor(1))
+        assert torch.equal(value, torch.full((2,), number * (2 if number % 3 else 5) + 1.0))
+    assert (len(calls), capture.captures) == (4, 2)  # of either kind a warm-up and a capture
+
+
 def test_the_stand_in_keeps_what_a_graph_keeps() -> None:
     numbers, tensor = iter(range(10)), torch.zeros(())
     step = GraphedStep(lambda images, labels: images.sum() * next(numbers) + tensor, Recorder(), warm_up=1)
@@ -214,7 +229,14 @@ def test_loading_leaves_the_multiplier_where_it_is_and_the_optimizers_to_their_d
     assert not state.policy_optimizer.param_groups[0]["capturable"]
 
 
-def test_a_search_with_graphs_is_that_without(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("change", "captures"),
+    [({}, 1), ({"penalty_every": 3}, 2), ({"guard": "own"}, 1), ({"objective": "gradient-matching"}, 1)],
+    ids=["default", "penalties now and then", "guard of its own", "gradient matching"],
+)
+def test_a_search_with_graphs_is_that_without(
+    change: dict[str, Any], captures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = torch.randint(0, 256, (48, 3, 12, 12), dtype=torch.uint8)
     dataset = [(image, i % 4) for i, image in enumerate(images)]
     settings = Settings(
@@ -227,16 +249,17 @@ def test_a_search_with_graphs_is_that_without(monkeypatch: pytest.MonkeyPatch) -
         strengths=(1.0, 0.5),
         validation_steps=2,
     )
+    settings = dataclasses.replace(settings, uniform=(), **change)
     plain = search(dataset, settings, progress=False)
     graphed: list[GraphedStep] = []
 
-    def captured(step: Any, *_: object) -> GraphedStep:
-        graphed.append(GraphedStep(step, Recorder()))
+    def captured(step: Any, state: object, graphs: str, variant: Any = None) -> GraphedStep:
+        graphed.append(GraphedStep(step, Recorder(), warm_up=2, variant=variant))
         return graphed[-1]
 
     monkeypatch.setattr(loop, "graphed", captured)
     assert search(dataset, settings, progress=False).sub_policies == plain.sub_policies
-    assert [each.capture.captures for each in graphed] == [1, 1]  # classifier, search: one for both strengths
+    assert [each.capture.captures for each in graphed] == [1, captures]  # classifier; search, for both strengths
 
 
 def test_graphs_need_a_gpu() -> None:

@@ -174,6 +174,8 @@ def test_objectives_by_name() -> None:
     message = r"^objective should be one of wasserstein, gradient-matching or module:callable, but got 'likeli"
     with pytest.raises(ValueError, match=message):
         make_objective("likelihood", settings, TOOLS)
+    with pytest.raises(ValueError, match=r"^guard should be shared for gradient matching, but got own instead$"):
+        make(Settings(guard="own"), TOOLS)
     with pytest.raises(ValueError, match=r"^objective 'nowhere:make' was not found: No module named 'nowhere'$"):
         search(Digits(), Settings(**{**vars(TINY), "objective": "nowhere:make"}), progress=False)
 

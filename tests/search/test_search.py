@@ -274,6 +274,59 @@ def test_the_classifiers_step_is_that_of_its_loss_alone() -> None:
     assert same == {name for name, _ in state.critic.named_parameters() if name.startswith("critic_head")}
 
 
+def test_a_gradient_penalty_every_few_steps_counts_as_many_times() -> None:
+    """Against steps whose penalty weighs three times as much, or nothing."""
+    for step, weight in ((0, 30.0), (1, 0.0), (2, 0.0), (3, 30.0)):
+        lazy, plain = make_state(), make_state()
+        lazy.step = step
+        objective = wasserstein(MEAN, STD, penalty_every=3)
+        assert objective.variant(lazy) is (weight > 0)
+        measured = objective.step(lazy, *make_batch())
+        expected = wasserstein(MEAN, STD, gradient_penalty_weight=weight).step(plain, *make_batch())
+        torch.testing.assert_close(measured["critic_loss"], expected["critic_loss"])
+        if weight:
+            torch.testing.assert_close(measured["gradient_penalty"], 3 * expected["gradient_penalty"])
+        else:
+            assert measured["gradient_penalty"] == 0
+        for part in ("critic", "policy"):
+            ends = (values_of(getattr(state, part)) for state in (lazy, plain))
+            torch.testing.assert_close(*ends, rtol=1e-6, atol=1e-9)
+
+
+def test_a_guard_of_its_own_gives_the_class_loss_of_augmented_images() -> None:
+    state, (images, labels) = make_state(), make_batch()
+    torch.manual_seed(8)
+    state.guard = Critic(make_backbone(f"{__name__}:with_batch_norm", 2), classes=3, image_shape=(2, 8, 8)).double()
+    state.guard_optimizer = torch.optim.SGD(state.guard.parameters(), lr=0.1)
+    objective = wasserstein(MEAN, STD, classification_weight=0.7)
+
+    critic, begin = values_of(state.critic), values_of(state.guard)
+    objective.tools.classify(state, images, labels)
+    assert all(map(torch.equal, critic, values_of(state.critic)))
+    assert not all(map(torch.equal, begin, values_of(state.guard)))
+    state.freeze_guard()
+
+    guard, policy = plain_twin(state.guard), copy.deepcopy(state.policy)
+    head, buffers = state.critic.class_head.weight.clone(), copy.deepcopy(state.guard.state_dict())
+    measured = objective.step(state, images, labels)
+    assert torch.equal(head, state.critic.class_head.weight)  # nothing asks for the critic's classes
+    assert all(torch.equal(value, buffers[name]) for name, value in state.guard.state_dict().items())
+    augmented = objective.tools.normalise(policy(images[:6], policy.draw(6, generator=seeded(11))))
+    real = objective.tools.normalise(images[6:])
+    for name, seen, answers in (("augmented", augmented, labels[:6]), ("real", real, labels[6:])):
+        logits = guard(seen)[1]
+        loss = torch.nn.functional.cross_entropy(logits, answers)
+        torch.testing.assert_close(measured[f"class_loss_{name}"].double(), loss.detach(), rtol=1e-5, atol=1e-7)
+        assert measured[f"accuracy_{name}"].item() == pytest.approx(
+            (logits.argmax(1) == answers).double().mean().item()
+        )
+    scores = state.critic(torch.cat([real, augmented]))[0][6:]
+    loss = -scores.mean() + 0.7 * torch.nn.functional.cross_entropy(guard(augmented)[1], labels[:6])
+    expected = torch.autograd.grad(loss, list(policy.parameters()))
+    for parameter, grad in zip(state.policy.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, grad, rtol=1e-4, atol=1e-7)
+
+
 def test_a_step_writes_neither_into_the_batch_nor_keeps_a_graph() -> None:
     images, labels = make_batch()
     before, labels_before = images.clone(), labels.clone()
@@ -440,6 +493,7 @@ def test_the_papers_settings() -> None:
         "chunk_size",
         "multiplier_rate",
         "validation_steps",
+        "penalty_every",
         "num_images",
         "image_size",
     ],
@@ -458,6 +512,10 @@ def test_settings_that_make_no_sense() -> None:
     assert Settings(padding=0).padding == 0
     with pytest.raises(ValueError, match=r"^classifier_epochs should not be negative, but got -2 instead$"):
         Settings(classifier_epochs=-2)
+    with pytest.raises(ValueError, match=r"^guard should be shared or own, but got 'none' instead$"):
+        Settings(guard="none")
+    with pytest.raises(ValueError, match=r"^classifier_epochs should be positive for a guard of its own, but got 0 "):
+        Settings.paper(guard="own")
     with pytest.raises(ValueError, match=r"^strengths should not be negative, but got \(0.5, -0.1\) instead$"):
         Settings(strengths=(0.5, -0.1))
     with pytest.raises(ValueError, match=r"^strengths should have one above 0, but got \(0.0,\) instead$"):
@@ -789,6 +847,26 @@ def test_a_resumed_run_that_holds_the_strength_is_the_uninterrupted_one(
     one, other = (torch.load(tmp_path / name / "checkpoint.pt")["state"]["multiplier"] for name in ("run", "whole"))
     assert torch.equal(one, other)
     assert one > 0
+
+
+@pytest.mark.usefixtures("_no_curves")
+def test_a_resumed_run_with_a_guard_of_its_own_is_the_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dataclasses.replace(
+        TINY, guard="own", penalty_every=3, classifier_epochs=2, critic=f"{__name__}:with_batch_norm"
+    )
+    whole = search(own_images(), settings, progress=False)
+    with monkeypatch.context() as patch:
+        interrupt_step(patch, 4)
+        with pytest.raises(SearchInterrupted):
+            search(own_images(), settings, out=tmp_path, progress=False)
+    resumed = search(own_images(), settings, out=tmp_path, resume=True, progress=False)
+    assert resumed == whole
+    assert without_time(resumed.provenance) == without_time(whole.provenance)
+    penalties = [row["gradient_penalty"] for row in rows(tmp_path) if row["kind"] == "step"]
+    assert [penalty > 0 for penalty in penalties] == [True, False, False, True]
+    assert search(own_images(), dataclasses.replace(settings, guard="shared"), progress=False) != whole
 
 
 @pytest.mark.usefixtures("_no_curves")

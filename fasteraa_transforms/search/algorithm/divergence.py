@@ -26,12 +26,13 @@ class Measured(NamedTuple):
         return dict(zip(self.names, self.values.mean(0).tolist(), strict=True))
 
 
-def divergence(measured: Measured, state: SearchState) -> tuple[int, str] | None:
+def divergence(measured: Measured, state: SearchState, *, penalty_every: int = 1) -> tuple[int, str] | None:
     """The step after which a search cannot go on, counted from 0, and why; None where it can.
 
     Args:
         measured: in the steps of an epoch.
         state: after them.
+        penalty_every: how many steps have one gradient penalty, which counts as many times.
     """
     names, values = measured
     finite = values.isfinite()
@@ -40,7 +41,9 @@ def divergence(measured: Measured, state: SearchState) -> tuple[int, str] | None
         return step, ", ".join(f"{name} is {values[step, i]:g}" for i, name in enumerate(names) if not finite[step, i])
     if "gradient_penalty" in names:
         penalty = values[:, names.index("gradient_penalty")]
-        if penalty.median() > EXPLODED:
+        penalty = penalty / penalty_every
+        taken = penalty[penalty != 0]
+        if len(taken) and taken.median() > EXPLODED:
             step = int((penalty > EXPLODED).nonzero()[0])
             return step, f"the critic explodes, its slope is {1 + penalty[step].sqrt():.3g} where 1 is wanted"
     policy = state.policy

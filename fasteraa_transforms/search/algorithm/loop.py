@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +94,8 @@ def adversarial_search(
         if settings.classifier_epochs and state.classifier is None:
             _train_classifier(task, settings, recorder, state, tools, learned if held_out else task.data)
             _save(task, settings, recorder, state, reference)
-        step = graphed(functools.partial(objective.step, state), state, settings.graphs)
+        variant = functools.partial(getattr(objective, "variant", _alike), state)
+        step = graphed(functools.partial(objective.step, state), state, settings.graphs, variant)
         while state.epoch < settings.epochs:
             recorder.doing = f"in epoch {state.epoch + 1} of {settings.epochs}"
             turn = _turn(settings, state.epoch)
@@ -159,6 +160,9 @@ def _train_classifier(
     for _ in recorder.bar(range(settings.classifier_epochs), "training the classifier first", unit="epoch"):
         stream = batches(data, batch_size, task.crop, generator=state.generator)
         rows = [torch.stack(list(step(*batch).values())) for batch in stream]
+    if state.guard is not None:  # batch norm has seen other images on each rank
+        state.guard.load_state_dict(task.world.from_first(state.guard.state_dict))
+        state.freeze_guard()
     loss, accuracy = torch.stack(rows).mean(0).tolist()
     state.classifier = {"loss": loss, "accuracy": accuracy}
     state.seconds += time.perf_counter() - began
@@ -177,11 +181,18 @@ def _turn(settings: Settings, epoch: int) -> int:
     return epoch * max(len(settings.held), 1) // settings.epochs
 
 
-def graphed(step: Step[Metrics], state: SearchState, graphs: str) -> Step[Metrics]:
+def _alike(state: SearchState) -> bool:
+    """The variant of steps that are all of one kind."""
+    return True
+
+
+def graphed(
+    step: Step[Metrics], state: SearchState, graphs: str, variant: Callable[[], Hashable] | None = None
+) -> Step[Metrics]:
     """A step of the state, captured as a CUDA graph where the device is a GPU, unless ``graphs`` is "off"."""
     if graphs == "off" or state.generator.device.type != "cuda":
         return step
-    return GraphedStep(step, CudaCapture(state.generator), required=graphs == "on")
+    return GraphedStep(step, CudaCapture(state.generator), variant=variant, required=graphs == "on")
 
 
 def _epoch(
@@ -218,6 +229,7 @@ def _epoch(
                 names = tuple(metrics)
                 values = torch.zeros(count, len(names), device=task.device)
             values[i].copy_(torch.stack(list(metrics.values())))
+            state.step += 1
             bar.update()
             if task.device.type == "cpu":  # on an accelerator, reading a value would wait for it
                 bar.set_postfix(_shown(dict(zip(names, values[i].tolist(), strict=True))), refresh=False)
@@ -237,7 +249,7 @@ def _shown(row: dict[str, float]) -> dict[str, str]:
 
 def _check(measured: Measured, task: Task, settings: Settings, recorder: Recorder, state: SearchState) -> None:
     """Raise SearchFailed, before anything of this epoch is kept, if the next one cannot follow from it."""
-    found = divergence(measured, state)
+    found = divergence(measured, state, penalty_every=settings.penalty_every)
     if found is None:
         return
     step, reason = found

@@ -81,5 +81,11 @@ def _residual(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def make(settings: Settings, tools: Tools) -> GradientMatching:
-    """The objective of a search with these settings."""
+    """The objective of a search with these settings.
+
+    Raises:
+        ValueError: the settings ask for a guard of its own, which this objective has no place for.
+    """
+    if settings.guard != "shared":
+        raise ValueError(f"guard should be shared for gradient matching, but got {settings.guard} instead")
     return GradientMatching(tools)

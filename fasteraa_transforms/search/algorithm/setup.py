@@ -12,7 +12,6 @@ from fasteraa_transforms.search.algorithm.tools import Tools
 from fasteraa_transforms.search.networks.critic import Critic
 from fasteraa_transforms.search.networks.losses import SegmentationCritic
 from fasteraa_transforms.search.networks.table import make_backbone
-from fasteraa_transforms.search.runtime.world import synchronise
 from fasteraa_transforms.search.settings import Settings
 from fasteraa_transforms.search.task import Task
 
@@ -34,12 +33,15 @@ def set_up(task: Task, settings: Settings, start: RelaxedPolicy | None = None) -
         policy = copy.deepcopy(start)
         beginning = start
     policy = policy.to(device)
-    critic = _critic(task).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    critic = _critic(task)
+    guard = _critic(task) if settings.guard == "own" else None
     state = SearchState(
         policy=policy,
         critic=critic,
         policy_optimizer=adam(policy, settings.policy_learning_rate, settings.betas),
         critic_optimizer=adam(critic, settings.critic_learning_rate, settings.betas),
+        guard=guard,
+        guard_optimizer=None if guard is None else adam(guard, settings.critic_learning_rate, settings.betas),
         generator=torch.Generator(device).manual_seed(settings.seed),
         multiplier=torch.zeros((), device=device),
     )
@@ -67,15 +69,14 @@ def _policies(task: Task, settings: Settings) -> tuple[RelaxedPolicy, RelaxedPol
 
 
 def _critic(task: Task) -> Critic | SegmentationCritic:
-    """The critic, alike on all ranks."""
+    """A critic on the device of the task, alike on all ranks."""
     channels, masks = task.data.images.shape[1], task.data.has_masks
     backbone = make_backbone(task.critic, channels, feature_map=masks)
     kind = SegmentationCritic if masks else Critic
     critic = kind(backbone, classes=task.data.classes, image_shape=(channels, *task.crop.size))
     if task.world.size > 1:
-        synchronise(critic, task.world)
         critic.load_state_dict(task.world.from_first(critic.state_dict))  # however a backbone came by its weights
-    return critic
+    return critic.to(task.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def make_tools(task: Task, settings: Settings) -> Tools:

@@ -22,6 +22,10 @@ class SearchState:
         critic_optimizer: of the critic.
         generator: of all draws of the loop, on its device.
         epoch: how many epochs are done.
+        step: how many steps are done.
+        guard: the classifier whose class loss guards the classes; None where the critic's class head does. Of its two
+            heads the class head alone is used. Once it has learned the classes it stays as it is.
+        guard_optimizer: of the guard, for its training.
         multiplier: scalar, at least 0: of the strength in the policy's loss; on the device of the policy.
         seconds: that the search has taken.
         means: what the steps of the last epoch measured, in the mean.
@@ -35,11 +39,19 @@ class SearchState:
     critic_optimizer: torch.optim.Optimizer
     generator: torch.Generator
     epoch: int = 0
+    step: int = 0
+    guard: Critic | SegmentationCritic | None = None
+    guard_optimizer: torch.optim.Optimizer | None = None
     multiplier: Tensor = field(default_factory=lambda: torch.zeros(()))
     seconds: float = 0.0
     means: dict[str, float] = field(default_factory=dict)
     classifier: dict[str, float] | None = None
     ends: list[dict[str, Any]] = field(default_factory=list)
+
+    def freeze_guard(self) -> None:
+        """Let the guard stay as it is."""
+        if self.guard is not None:
+            self.guard.eval().requires_grad_(False)
 
     def state_dict(self) -> dict[str, object]:
         """What `torch.save` writes and `load_state_dict` takes; the tensors are those of the state, not copies."""
@@ -47,6 +59,7 @@ class SearchState:
         return {
             "policy": self.policy.state_dict(),
             "critic": self.critic.state_dict(),
+            "guard": None if self.guard is None else self.guard.state_dict(),
             "policy_optimizer": self.policy_optimizer.state_dict(),
             "critic_optimizer": self.critic_optimizer.state_dict(),
             "generator": self.generator.get_state(),
@@ -54,6 +67,7 @@ class SearchState:
             "default_generator": torch.get_rng_state(),
             "cuda_generator": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             "epoch": self.epoch,
+            "step": self.step,
             "multiplier": self.multiplier,
             "seconds": self.seconds,
             "means": self.means,
@@ -75,8 +89,12 @@ class SearchState:
         if state["cuda_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_generator"].cpu(), self.generator.device)
         self.multiplier.copy_(state["multiplier"])
-        for name in ("epoch", "seconds", "means", "classifier", "ends"):
+        for name in ("epoch", "step", "seconds", "means", "classifier", "ends"):
             setattr(self, name, state[name])
+        if self.guard is not None:
+            self.guard.load_state_dict(state["guard"])
+            if self.classifier is not None:
+                self.freeze_guard()
 
 
 def adam(module: nn.Module, learning_rate: float, betas: tuple[float, float]) -> torch.optim.Adam:

@@ -109,7 +109,7 @@ class Tools:
         return loss
 
     def classify(self, state: SearchState, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Let the classifier alone take one step on real images, as all that comes before the search proper.
+        """Let the classifier alone take one step on real images: the guard, else the critic's class head.
 
         Args:
             state: changed in place.
@@ -121,11 +121,14 @@ class Tools:
         """
         mine = self.world.share(len(images))
         images, targets = images[mine], soft_targets(labels[mine], state.critic.classes, images.dtype)
-        state.critic.requires_grad_(True)
+        network, optimizer = state.critic, state.critic_optimizer
+        if state.guard is not None and state.guard_optimizer is not None:
+            network, optimizer = state.guard, state.guard_optimizer
+        network.requires_grad_(True)
         with self.autocast(images.device):
-            logits = state.critic(self.normalise(images))[1].float()
+            logits = network(self.normalise(images))[1].float()
         loss = class_loss(logits, targets)
-        self.descend(state.critic_optimizer, loss)
+        self.descend(optimizer, loss)
         return self.measured({"loss": loss, "accuracy": accuracy(logits, targets)})
 
     def measured(self, values: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -28,11 +28,17 @@ class Wasserstein:
         tools: see `Tools`.
         classification_weight: ε, the weight of the class losses.
         gradient_penalty_weight: weight of the gradient penalty.
+        penalty_every: steps from one gradient penalty to the next, which counts as many times.
     """
 
     tools: Tools
     classification_weight: float = 0.1
     gradient_penalty_weight: float = 10.0
+    penalty_every: int = 1
+
+    def variant(self, state: SearchState) -> bool:
+        """Whether the step that comes next has the gradient penalty."""
+        return state.step % self.penalty_every == 0
 
     def step(self, state: SearchState, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Let the critic, then the policy take one step.
@@ -44,9 +50,10 @@ class Wasserstein:
 
         Returns:
             What the step measured, scalars on the device of ``images``; nothing waits for them. Accuracies are of the
-            class head, before its step.
+            classifier, before its step. The gradient penalty is what it counts in this step: as many times as
+            ``penalty_every`` says, and 0 where it is left out, so that the mean over steps is that of the penalty.
         """
-        tools, critic, epsilon = self.tools, state.critic, self.classification_weight
+        tools, critic, guard, epsilon = self.tools, state.critic, state.guard, self.classification_weight
         halves = tools.halves(state, images, labels)
         augmented, real, half = tools.normalise(halves.augmented), tools.normalise(halves.real), len(halves.real)
         drawn = len(images) // 2
@@ -55,17 +62,26 @@ class Wasserstein:
         critic.requires_grad_(True)
         with tools.autocast(images.device):
             scores, real_logits = critic(torch.cat([real, augmented.detach()]))
-            penalty = gradient_penalty(lambda between: critic(between)[0], real, augmented, mix)
+            penalty = real.new_zeros(())
+            if self.variant(state):
+                slopes = gradient_penalty(lambda between: critic(between)[0], real, augmented, mix)
+                penalty = self.penalty_every * slopes
         scores, real_logits = scores.float(), real_logits[:half].float()
         wasserstein = scores[:half].mean() - scores[half:].mean()
+        critic_loss = -wasserstein + self.gradient_penalty_weight * penalty
+        if guard is not None:
+            with torch.no_grad(), tools.autocast(images.device):
+                real_logits = guard(real)[1].float()
         class_loss_real = class_loss(real_logits, halves.real_targets)
-        critic_loss = -wasserstein + self.gradient_penalty_weight * penalty + epsilon * class_loss_real
+        if guard is None:
+            critic_loss = critic_loss + epsilon * class_loss_real
         tools.descend(state.critic_optimizer, critic_loss)
 
         critic.requires_grad_(False)
         with tools.autocast(images.device):
             scores, logits = critic(torch.cat([real, augmented]))
-        scores, logits = scores[half:].float(), logits[half:].float()
+            logits = logits[half:] if guard is None else guard(augmented)[1]
+        scores, logits = scores[half:].float(), logits.float()
         class_loss_augmented = class_loss(logits, halves.augmented_targets)
         policy_loss = -scores.mean() + epsilon * class_loss_augmented
         # What a critic of slope 1 changes by, at most, where the displacement is spread evenly over the image.
@@ -94,4 +110,5 @@ def make(settings: Settings, tools: Tools) -> Wasserstein:
         tools,
         classification_weight=settings.classification_weight,
         gradient_penalty_weight=settings.gradient_penalty_weight,
+        penalty_every=settings.penalty_every,
     )

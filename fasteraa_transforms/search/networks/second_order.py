@@ -173,11 +173,11 @@ class _BatchNormBackward(torch.autograd.Function):
         of_g, v_y, v_1 = _batch_norm_backward(v, x, weight, mean, r, ctx.eps)
         count = x.numel() / x.shape[1]
         v_g = (v * g).sum((0, 2, 3), dtype=r.dtype)
-        of_x, of_weight = second_derivatives(v, g, x, weight, mean, r, (v_y, v_1, g_y, g_1, v_g), count)
+        of_x, of_weight = _second_derivatives(v, g, x, weight, mean, r, (v_y, v_1, g_y, g_1, v_g), count)
         return of_g, of_x, of_weight, None, None, None
 
 
-def second_derivatives(
+def _second_derivatives(
     v: Tensor, g: Tensor, x: Tensor, weight: Tensor, mean: Tensor, r: Tensor, sums: tuple[Tensor, ...], count: float
 ) -> tuple[Tensor, Tensor]:
     """Gradients of Σ v (grad of x) w.r.t. x and weight, with grad of x as in `_BatchNormBackward`.
@@ -198,12 +198,12 @@ def second_derivatives(
     factor = -weight.to(r.dtype) * r * r / count
     of_y = factor * (inner - 2 * v_y * g_y / count)
     constant = -factor * (v_1 * g_y + g_1 * v_y) / count - of_y * r * mean
-    of_x = torch.addcmul(channel(constant, x), v, channel(factor * g_y, x))
-    of_x = of_x.addcmul_(g, channel(factor * v_y, x)).addcmul_(x, channel(of_y * r, x))
+    of_x = torch.addcmul(_channel(constant, x), v, _channel(factor * g_y, x))
+    of_x = of_x.addcmul_(g, _channel(factor * v_y, x)).addcmul_(x, _channel(of_y * r, x))
     return of_x, (r * inner).to(weight.dtype)
 
 
-def channel(values: Tensor, like: Tensor) -> Tensor:
+def _channel(values: Tensor, like: Tensor) -> Tensor:
     """[C] -> [C, 1, 1], in the dtype of ``like``."""
     return values.to(like.dtype)[:, None, None]
 

@@ -8,8 +8,10 @@ Source: "Whole-network capture" in PyTorch's notes on CUDA semantics.
 """
 
 import contextlib
+import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -87,6 +89,7 @@ class GraphedStep(Generic[T]):
         capture: how to capture it.
         warm_up: calls that run the step as it is, before the capture: the first steps of an optimizer and of a library
             set up what stays.
+        variant: which of several kinds of step comes next; each has its warm-up and its graph. None: all are alike.
         required: whether a step that cannot be captured is an error; else a warning says why, and it runs as it is.
 
     Raises:
@@ -105,35 +108,46 @@ class GraphedStep(Generic[T]):
         [3.0, 3.0]
     """
 
-    def __init__(self, step: Step[T], capture: Capture, *, warm_up: int = WARM_UP, required: bool = False) -> None:
-        self.step, self.capture, self.required = step, capture, required
-        self.left = warm_up
-        self._replay: Callable[[], None] | None = None
+    def __init__(
+        self,
+        step: Step[T],
+        capture: Capture,
+        *,
+        warm_up: int = WARM_UP,
+        variant: Callable[[], Hashable] | None = None,
+        required: bool = False,
+    ) -> None:
+        self.step, self.capture, self.variant, self.required = step, capture, variant, required
+        self._left: defaultdict[Hashable, int] = defaultdict(lambda: warm_up)
+        self._replays: dict[Hashable, Callable[[], None]] = {}
+        self._values: dict[Hashable, T] = {}
         self._images = self._labels = torch.empty(0)
-        self._values: T
 
     def __call__(self, images: Tensor, labels: Tensor) -> T:
         """One step on a batch, each of one shape; the tensors returned are overwritten by the next call."""
-        if self._replay is not None:
-            self._images.copy_(images)
-            self._labels.copy_(labels)
-        elif self.left:
-            self.left -= 1
+        kind = None if self.variant is None else self.variant()
+        if kind not in self._replays and self._left[kind]:
+            self._left[kind] -= 1
             with self.capture.warm_up():
                 return self.step(images, labels)
+        if self._replays:
+            self._images.copy_(images)
+            self._labels.copy_(labels)
         else:
             self._images, self._labels = images.clone(), labels.clone()
+        if kind not in self._replays:
+            once = functools.partial(self._once, kind)
             try:
-                self._replay = self.capture(self._once)
+                self._replays[kind] = self.capture(once)
             except RuntimeError as error:
                 if self.required:
                     raise
                 # What ends a capture that failed fails as well, with less to say.
                 reason = str(error.__context__ or error).partition("\n")[0]
                 warnings.warn(f"the step runs without a CUDA graph, it could not be captured: {reason}", stacklevel=2)
-                self._replay = self._once
-        self._replay()
-        return self._values
+                self._replays[kind] = once
+        self._replays[kind]()
+        return self._values[kind]
 
-    def _once(self) -> None:
-        self._values = self.step(self._images, self._labels)
+    def _once(self, kind: Hashable) -> None:
+        self._values[kind] = self.step(self._images, self._labels)

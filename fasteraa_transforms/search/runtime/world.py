@@ -1,10 +1,11 @@
 """Several processes that work on one search or evaluation, each on its own device: started by ``torchrun``.
 
 A search is parallel over the images of a batch. Every rank holds the whole subset and the same generator, so it draws
-all that is random for the whole batch, and works on its share of each half. Batch norm takes its statistics over the
-shares of all ranks, gradients and metrics are averaged, and what N ranks do to the parameters with B images a step is
-what one does, up to the order in which floats are added. Within a step all communication is by collectives on the
-device, and nothing waits for them.
+all that is random for the whole batch, and works on its share of each half. Gradients and metrics are averaged, so that
+the parameters are the same on all ranks. Each rank's batch norm takes its statistics from its own share, as
+`torch.nn.parallel.DistributedDataParallel` does by default. With a critic without batch norm, what N ranks do with B
+images a step is what one does, up to the order in which floats are added. Within a step all communication is by
+collectives on the device, and nothing waits for them.
 """
 
 import io
@@ -23,9 +24,8 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-from fasteraa_transforms.search.networks.second_order import SecondOrderBatchNorm2d, channel, second_derivatives
 from fasteraa_transforms.search.runtime.hardware import pick_device
 from fasteraa_transforms.search.runtime.output import say
 
@@ -112,15 +112,6 @@ class World:
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the ranks, not differentiable."""
         return values if self.size == 1 else self.sum(values) / self.size
-
-    def gather(self, values: Tensor) -> Tensor:
-        """[N, *shape] of the ``values`` of all N ranks, not differentiable."""
-        if self.size == 1:
-            return values[None]
-        gathered = values.new_empty(self.size * len(values), *values.shape[1:])
-        with _reaching():
-            dist.all_gather_into_tensor(gathered, values.detach().contiguous())
-        return gathered.reshape(self.size, *values.shape)
 
     def average_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         """Let every rank have the mean of all ranks' gradients, by one exchange."""
@@ -285,133 +276,3 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
             os._exit(status)
         dist.destroy_process_group()
     sys.exit(status)
-
-
-# --- batch norm -------------------------------------------------------------------------------------------------------
-
-
-def synchronise(network: nn.Module, world: World) -> nn.Module:
-    """Let the batch norms of a sped up ``network`` take their statistics over the images of all ranks, in place.
-
-    Raises:
-        ValueError: ``network`` has batch norm of another kind than `second_order.speed_up` knows.
-
-    Example:
-        >>> from fasteraa_transforms.search.networks.second_order import speed_up
-        >>> type(synchronise(speed_up(nn.BatchNorm2d(8)), World(rank=0, size=2))).__name__
-        'SynchronisedBatchNorm2d'
-    """
-    if world.size == 1:
-        return network
-    for module in network.modules():
-        if type(module) is SecondOrderBatchNorm2d:
-            module.__class__ = SynchronisedBatchNorm2d
-            module.world = world  # type: ignore[assignment]
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, SynchronisedBatchNorm2d):
-            raise ValueError(
-                "the batch norm of a critic should be BatchNorm2d, affine and with a momentum, for several processes, "
-                f"but got {module} instead"
-            )
-    return network
-
-
-class SynchronisedBatchNorm2d(SecondOrderBatchNorm2d):
-    """`torch.nn.BatchNorm2d` over equal shares of a batch, with closed-form second derivatives in training mode.
-
-    `torch.nn.SyncBatchNorm` has none, and none at all on the CPU. Gradients of the input are those of the sum of all
-    ranks' losses; those of weight and bias are this rank's part of them, to be added up over the ranks.
-    """
-
-    world: World
-
-    def forward(self, input: Tensor) -> Tensor:
-        """As `torch.nn.BatchNorm2d`."""
-        if not self.training:
-            return super().forward(input)
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-        statistics = self.running_mean, self.running_var
-        return _BatchNorm.apply(input, self.weight, self.bias, *statistics, self.momentum, self.eps, self.world)
-
-
-class _BatchNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        momentum: float,
-        eps: float,
-        world: World,
-    ) -> Tensor:
-        own = torch.batch_norm_update_stats(x.to(weight.dtype), None, None, 0.0)
-        means, variances = world.gather(torch.stack(own)).unbind(1)  # each [N, C]
-        mean = means.mean(0)
-        # Not from the sum of squares, of which little is left where the mean is large.
-        var = variances.mean(0) + (means - mean).square().mean(0)
-        count = _count(x, world)
-        if running_mean is not None and running_var is not None:
-            running_mean.lerp_(mean, momentum)
-            running_var.lerp_(var * (count / (count - 1)), momentum)
-        ctx.save_for_backward(x, weight, mean, var)
-        ctx.eps, ctx.world = eps, world
-        return torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps)[0]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return *_BatchNormBackward.apply(grads[0], *ctx.saved_tensors, ctx.eps, ctx.world), *[None] * 5
-
-
-class _BatchNormBackward(torch.autograd.Function):
-    """(grad of output, x, weight) -> (grad of x, grad of weight, grad of bias), as in `second_order`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, var: Tensor, eps: float, world: World
-    ) -> tuple[Tensor, ...]:
-        of_x, own, sums = _batch_norm_backward(grad, x, weight, mean, var, eps, world)
-        ctx.save_for_backward(grad, x, weight, mean, var, *sums)
-        ctx.eps, ctx.world = eps, world
-        ctx.set_materialize_grads(False)
-        return of_x, *own
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        v, of_weight, of_bias = grads
-        if of_weight is not None or of_bias is not None:
-            raise RuntimeError("second derivatives through the gradient of batch norm's weights are not implemented")
-        if v is None:
-            return (None,) * 7
-        g, x, weight, mean, var, g_y, g_1 = ctx.saved_tensors
-        world: World = ctx.world
-        r = (var + ctx.eps).rsqrt()
-        v_g = (v * g).sum((0, 2, 3), dtype=r.dtype)
-        of_g, _, (v_y, v_1, v_g) = _batch_norm_backward(v, x, weight, mean, var, ctx.eps, world, v_g)
-        sums = (v_y, v_1, g_y, g_1, v_g)
-        of_x, of_weight = second_derivatives(v, g, x, weight, mean, r, sums, _count(x, world))
-        # From sums over all ranks this is the whole of it; what the ranks have is to add up to that.
-        return of_g, of_x, of_weight / world.size, None, None, None, None
-
-
-def _count(x: Tensor, world: World) -> float:
-    """Values a channel, on all ranks."""
-    return x.numel() / x.shape[1] * world.size
-
-
-def _batch_norm_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, var: Tensor, eps: float, world: World, *more: Tensor
-) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, ...]]:
-    """Grad of x; this rank's Σ grad y and Σ grad; and, over all ranks, these and the sums of ``more``."""
-    # With the statistics as constants it is one pass, which gives the sums as well.
-    of_x, *own = torch.ops.aten.native_batch_norm_backward(
-        grad, x, weight, mean, var, None, None, False, eps, [True, True, True]
-    )
-    sums = world.sum(torch.stack([*own, *more])).unbind()
-    r, count = (var + eps).rsqrt(), _count(x, world)
-    slope = -weight * r * r * sums[0] / count
-    constant = -weight * r * sums[1] / count - slope * mean
-    of_x = of_x.addcmul_(x, channel(slope, x)).add_(channel(constant, x))
-    return of_x, (own[0], own[1]), sums
