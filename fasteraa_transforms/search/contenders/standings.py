@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fasteraa_transforms.search.contenders.trial import losses_of
+from fasteraa_transforms.search.contenders.trial import values_of
 
 CONFIDENCE = 0.95
 
@@ -152,12 +152,12 @@ def _half_width(
 
 
 def _standard_error(a: Mapping[str, Any], b: Mapping[str, Any], field: str) -> float:
-    """Of the difference of two networks over the same images."""
-    if field == "loss":
-        difference = losses_of(a) - losses_of(b) if a["losses"] and b["losses"] else np.zeros(0)
-        return float(difference.std(ddof=1) / math.sqrt(len(difference))) if len(difference) > 1 else 0.0
-    count = max(int(a.get("held_out", 0)), 1)
-    return math.sqrt((a["error"] * (1 - a["error"]) + b["error"] * (1 - b["error"])) / count)
+    """Of the mean difference of two networks over the same images."""
+    key = {"loss": "losses", "error": "errors"}[field]
+    if not (a.get(key) and b.get(key)):
+        return 0.0
+    difference = values_of(a, key) - values_of(b, key)
+    return float(difference.std(ddof=1) / math.sqrt(len(difference))) if len(difference) > 1 else 0.0
 
 
 def racing(rows: Rows) -> list[str]:

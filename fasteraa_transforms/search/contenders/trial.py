@@ -86,9 +86,9 @@ def run_trial(
         epochs: length of the training, in place of the recipe's.
 
     Returns:
-        A row for a file: contender, replicate; error and loss (cross entropy at the best temperature) on the images
-        held out, in [0, 1] and nats; ``losses``, of each of these images, float16 in base 64; accuracy and loss of the
-        last epoch of training; epochs, seconds; and the curves, if asked for.
+        A row for a file: contender and replicate; error, in [0, 1], and loss (cross entropy at the best temperature, in
+        nats) on the images held out; ``losses`` and ``errors`` of each of these images, float16 in base 64; accuracy
+        and loss of the last epoch of training; epochs, seconds; and the curves, if asked for.
     """
     began = time.perf_counter()
     rest, held = arena.split(replicate)
@@ -118,7 +118,8 @@ def run_trial(
         "train_loss": means["loss"],
         "epochs": recipe.epochs,
         "held_out": len(held),
-        "losses": base64.b64encode(loss.numpy().astype(np.float16).tobytes()).decode(),
+        "losses": _packed(loss),
+        "errors": _packed(wrong),
         "seconds": time.perf_counter() - began,
     }
     if curves_of := tuple(curves_of):
@@ -173,6 +174,10 @@ def at_best_temperature(losses: Tensor) -> tuple[Tensor, float]:
     return result, sum(chosen) / 2
 
 
-def losses_of(row: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The loss of each image held out, [N], as a row keeps it."""
-    return np.frombuffer(base64.b64decode(row["losses"]), dtype=np.float16).astype(np.float64)
+def _packed(values: Tensor) -> str:
+    return base64.b64encode(values.numpy().astype(np.float16).tobytes()).decode()
+
+
+def values_of(row: Mapping[str, Any], key: str = "losses") -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The loss or error of each image held out, [N], as a row keeps it under ``key``: "losses" or "errors"."""
+    return np.frombuffer(base64.b64decode(row[key]), dtype=np.float16).astype(np.float64)

@@ -17,8 +17,8 @@ from fasteraa_transforms.search.contenders.trial import (
     TEMPERATURES,
     Arena,
     at_best_temperature,
-    losses_of,
     run_trial,
+    values_of,
 )
 from fasteraa_transforms.search.contenders.uniform import uniform
 from fasteraa_transforms.search.data.crop import Crop
@@ -40,6 +40,7 @@ def made_up(contender: str, replicate: int, loss: float, *, noise: float = 0.02,
         "error": float(np.clip(losses.mean() / 3, 0, 1)),
         "loss": float(losses.mean()),
         "losses": base64.b64encode(losses.astype(np.float16).tobytes()).decode(),
+        "errors": base64.b64encode((losses > loss).astype(np.float16).tobytes()).decode(),
         "held_out": IMAGES,
         "epochs": 1,
         "wall": 1.0,
@@ -160,7 +161,7 @@ def test_trial_is_reproducible_and_pairs_its_contenders(arena: Arena) -> None:
     assert one["losses"] == two["losses"] == still["losses"]
     assert one["error"] == still["error"]
     assert 0 <= one["error"] <= 1
-    assert losses_of(one).mean() == pytest.approx(one["loss"], rel=1e-2)
+    assert values_of(one).mean() == pytest.approx(one["loss"], rel=1e-2)
 
 
 def test_workers_give_the_same_as_this_process(arena: Arena) -> None:
