@@ -40,7 +40,9 @@ _CODE_OR_LINK = re.compile(r"^```.*?^```|`[^`]+`|\[([^\[\]]*)\]\(([^()\s]+)\)", 
 _PUBLIC = (
     "fasteraa_transforms",
     "fasteraa_transforms.search",
+    "fasteraa_transforms.search.data.images",
     "fasteraa_transforms.search.data.masks",
+    "fasteraa_transforms.search.evaluation.controls",
     "fasteraa_transforms.functional",
 )
 

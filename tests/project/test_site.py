@@ -165,7 +165,7 @@ def link() -> Callable[..., str]:
 
 
 def test_links_lead_to_pages(link: Callable[..., str]) -> None:
-    assert link("[a](search.md#measured)") == "[a](/searching.md#measured)"
+    assert link("[a](search.md#the-budget)") == "[a](/searching.md#the-budget)"
     assert link("[a\nb](../cuda/README.md)") == "[a\nb](/kernels.md)"
     assert link("[a](../README.md)") == "[a](/index.md)"
     assert link("[a](../README.md#what-was-measured)") == "[a](/measured.md#what-was-measured)"

@@ -47,7 +47,7 @@ from fasteraa_transforms.search.networks.losses import SegmentationCritic, accur
 from fasteraa_transforms.search.networks.table import make_backbone
 from fasteraa_transforms.search.report import plots as pictures
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "search.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "search-reference.md"
 
 
 def seeded(seed: int = 0) -> torch.Generator:
