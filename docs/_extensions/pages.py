@@ -40,9 +40,13 @@ _CODE_OR_LINK = re.compile(r"^```.*?^```|`[^`]+`|\[([^\[\]]*)\]\(([^()\s]+)\)", 
 _PUBLIC = (
     "fasteraa_transforms",
     "fasteraa_transforms.search",
+    "fasteraa_transforms.search.data.folders",
     "fasteraa_transforms.search.data.images",
     "fasteraa_transforms.search.data.masks",
+    "fasteraa_transforms.search.data.samples",
+    "fasteraa_transforms.search.data.table",
     "fasteraa_transforms.search.evaluation.controls",
+    "fasteraa_transforms.pipeline.image_files",
     "fasteraa_transforms.functional",
 )
 

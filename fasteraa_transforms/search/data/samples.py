@@ -41,8 +41,10 @@ class Encoded(NamedTuple):
 
 
 IMAGE_KEYS = ("image", "img", "pixel_values")
+"""Keys of the image in a sample that is a dict, as the datasets of Hugging Face give it."""
+
 TARGET_KEYS = ("label", "labels", "target", "fine_label", "mask", "annotation")
-"""Keys of samples that are dicts, as the datasets of Hugging Face give them."""
+"""Keys of the label or the mask in such a sample."""
 
 # What Pillow raises for torn files and those that are no images; a SyntaxError for some PNGs, a ValueError for PPMs.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)

@@ -167,6 +167,7 @@ DATASETS: dict[str, Dataset] = {
         downloads=False,
     ),
 }
+"""The data sets by name."""
 
 
 def _unnamed(root: str, download: bool) -> MapDataset:
