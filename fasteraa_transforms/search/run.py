@@ -76,8 +76,7 @@ def search(
         FileExistsError: ``out`` holds a run and ``resume`` is False.
         FileNotFoundError: ``resume`` is True and ``out`` holds no checkpoint.
         SearchInterrupted: on Ctrl-C, a KeyboardInterrupt; ``out`` can be resumed.
-        SearchFailed: out of memory, not finite or exploding losses, ``out`` cannot be written any more, or another
-            process has ended.
+        SearchFailed: out of memory, diverged, ``out`` cannot be written any more, or another process has ended.
 
     Example:
         >>> from fasteraa_transforms.search import Digits, Settings, search
@@ -88,7 +87,7 @@ def search(
     settings = settings or Settings()
     world = join()
     check_settings(settings)
-    name = type(dataset).__name__.lower() if name is None else name
+    name = name or type(dataset).__name__.lower()
     folder = None if out is None else RunFolder(out)
     again = consent_flags(source or {}, dataclasses.asdict(settings))
     with contextlib.ExitStack() as stack:

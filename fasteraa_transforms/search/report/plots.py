@@ -15,7 +15,9 @@ def _of(metrics: Rows, kind: str, *names: str) -> list[list[Any]]:
 
 
 def _losses(axes: Any, metrics: Rows) -> None:
-    names = ("wasserstein", "gradient_penalty", "class_loss_real", "class_loss_augmented")
+    names = ["wasserstein", "gradient_penalty", "alignment", "class_loss_real", "class_loss_augmented"]
+    measured = {name for row in metrics if row["kind"] == "step" for name in row}
+    names = [name for name in names if name in measured or not measured]  # those of the objective
     x, *columns = _of(metrics, "step", "step", *names)
     for name, column in zip(names, columns, strict=True):
         axes.plot(x, column, label=name, linewidth=0.8)
