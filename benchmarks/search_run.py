@@ -27,7 +27,10 @@ from fasteraa_transforms.search import Settings, search
 SEARCHES: dict[str, tuple[str, Settings]] = {
     "CIFAR-10, the paper's settings": ("cifar10", Settings.paper()),
     "SVHN, the paper's settings": ("svhn", Settings.paper()),
-    "CIFAR-10, default settings": ("cifar10", Settings()),
+    "CIFAR-10, the adversarial search's default settings": (
+        "cifar10",
+        Settings(contenders=(), strengths=(1.0, 0.5, 0.25), uniform=()),
+    ),
 }
 
 
