@@ -32,6 +32,9 @@ FITTED = 0.99
 MULTIPLE = 3
 """The trainings of a race are so many times as long as it takes to fit the images without augmentation."""
 
+AUGMENTING = 0.1
+"""Share of a training's time that augmentation takes, about, with the smallest networks."""
+
 TRAINED = 0.6
 """Of the images, at most this share is trained on: the others judge, and few of them would judge badly."""
 
@@ -240,6 +243,18 @@ def _between(short: tuple[int, float], long: tuple[int, float]) -> int:
     wrong = [math.log(max(1 - accuracy, 1e-4)) for accuracy in (low, high)]
     part = (wrong[0] - math.log(1 - FITTED)) / max(wrong[0] - wrong[1], 1e-9)
     return math.ceil(few * (many / few) ** min(max(part, 0.0), 1.0) - 1e-6)
+
+
+def with_rate(plan: Plan, epochs: int, seconds: float) -> Plan:
+    """The plan with the rate of a whole training, which counts what a few steps do not show.
+
+    Args:
+        plan: of `make_plan`.
+        epochs: of a training without augmentation.
+        seconds: that it took, judging included.
+    """
+    passes = epochs * plan.train_images + plan.held_out / 3
+    return replace(plan, rate=passes / seconds * (1 - AUGMENTING))
 
 
 def with_length(plan: Plan, length: int, fitted: bool, *, seconds: float, contenders: int) -> Plan:

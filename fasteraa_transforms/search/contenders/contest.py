@@ -200,6 +200,8 @@ def _measure_length(plan: budget.Plan, trainings: Trainings, rules: Rules, count
 
     most = max(16, int(0.3 * seconds * plan.rate * plan.processes / plan.train_images))
     length, fitted = budget.find_length(fit_in, most=most, at_once=plan.processes)
+    done = [row for epochs in budget.LENGTHS if (row := trainings.row("none", 0, epochs)) is not None]
+    plan = budget.with_rate(plan, done[-1]["epochs"], done[-1]["seconds"])
     left = seconds - (time.perf_counter() - began)
     longer = budget.with_length(plan, length, fitted, seconds=left, contenders=count)
     return longer if rules.trainings is None else budget.changed(longer, trainings=rules.trainings)
@@ -216,7 +218,10 @@ def _plan_in_words(plan: budget.Plan, data: ImageSet, rules: Rules, count: int) 
 
 
 def _length_in_words(plan: budget.Plan) -> str:
-    takes = f"each training takes {plan.epochs} epochs, {budget.duration(plan.training_seconds())}"
+    takes = (
+        f"each training takes {plan.epochs} epochs; at most {plan.trainings} of them, "
+        f"{budget.duration(plan.trainings * plan.training_seconds())}"
+    )
     if plan.fitted is None:
         return f"{plan.network} on {plan.train_images} images; {takes}"
     fits = (

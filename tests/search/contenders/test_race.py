@@ -233,6 +233,11 @@ def test_length_that_is_not_reached_is_said() -> None:
     assert budget.find_length(lambda tried: [0.5] * len(tried), most=20) == (16, False)
 
 
+def test_a_rate_is_that_of_a_whole_training() -> None:
+    plan = budget.with_rate(_plan(processes=1), epochs=30, seconds=20.0)
+    assert plan.training_seconds(30) == pytest.approx(20.0 / 0.9)
+
+
 def test_a_plan_takes_what_fits() -> None:
     roomy = budget.with_length(_plan(), 32, True, seconds=1000, contenders=8)
     assert roomy.epochs == 96
