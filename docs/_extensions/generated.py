@@ -25,6 +25,7 @@ from fasteraa_transforms import OPERATIONS, Candidate, Operation, Plan, Policy, 
 from fasteraa_transforms.policy.pictures import describe, tile
 from fasteraa_transforms.policy.schema import schema_text
 from fasteraa_transforms.search import evaluate as evaluating
+from fasteraa_transforms.search import operations as looking_at
 from fasteraa_transforms.search.algorithm.diagnosis import Diagnosis, Distance, Trial
 from fasteraa_transforms.search.report.page import magnitude_text
 
@@ -162,6 +163,7 @@ def command_line() -> str:
         "python -m fasteraa_transforms diff": (looking.main, ["diff"]),
         "python -m fasteraa_transforms.search": (searching.main, []),
         "python -m fasteraa_transforms.search.evaluate": (evaluating.main, []),
+        "python -m fasteraa_transforms.search.operations": (looking_at.main, []),
     }
     return "\n\n".join(
         f"## {name.removeprefix('python -m ')}\n\n```text\n$ {name} --help\n{_help(main, arguments)}\n```"

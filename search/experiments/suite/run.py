@@ -153,14 +153,42 @@ def run(name: str, seed: int, data: Path, minutes: float) -> None:
         print(name, seed, augmentation.label, f"{100 * row['error']:.2f} %", flush=True)
 
 
+def table(done: list[dict[str, Any]]) -> str:
+    """Error in percent of each augmentation on each data set, and its regret: error minus the best control's.
+
+    Regrets are means over the data sets and seeds that have all augmentations.
+    """
+    errors: dict[tuple[str, int], dict[str, float]] = {}
+    for row in done:
+        if row["kind"] == "test":
+            errors.setdefault((row["data"], row["seed"]), {})[row["augmentation"]] = 100 * row["error"]
+    names = ["searched", *CONTROLS.split(",")]
+    whole = {case: by_name for case, by_name in errors.items() if set(names) <= set(by_name)}
+    best = {
+        case: min(error for name, error in by_name.items() if name != "searched") for case, by_name in whole.items()
+    }
+    heads = [f"{data} {seed}" for data, seed in errors]
+    lines = [f"| augmentation | {' | '.join(heads)} | mean regret | worst |", "|---" * (len(heads) + 3) + "|"]
+    for name in names:
+        cells = [f"{by_name[name]:.2f}" if name in by_name else "" for by_name in errors.values()]
+        regrets = [by_name[name] - best[case] for case, by_name in whole.items()]
+        cells += [f"{sum(regrets) / len(regrets):+.2f}", f"{max(regrets):+.2f}"] if regrets else ["", ""]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Run the suite."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--only", default=",".join(CASES))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--table", action="store_true", help="print what is done, and train nothing")
     options = parser.parse_args()
+    if options.table:
+        print(table(rows()))
+        return
     for seed in range(options.seeds):
         for name in options.only.split(","):
             run(name, seed, options.data, options.minutes)
