@@ -145,12 +145,12 @@ def run(name: str, seed: int, data: Path, minutes: float) -> None:
         padding=4,
         cutout_after=False,
     )
-    for augmentation in augmentations:
-        if augmentation.label in done:
-            continue
-        (row,) = compare(train, [augmentation], settings, test=test, seeds=1, name=name, progress=False)
-        add({"kind": "test", "data": name, **row, "seed": seed, "model": case.model})
-        print(name, seed, augmentation.label, f"{100 * row['error']:.2f} %", flush=True)
+    missing = [each for each in augmentations if each.label not in done]
+    # The folder keeps what is done of this call, should it be cut off.
+    found = compare(train, missing, settings, test=test, seeds=1, name=name, out=out / "evaluation") if missing else []
+    for row in found:
+        if row["augmentation"] not in done:
+            add({"kind": "test", "data": name, **row, "seed": seed, "model": case.model})
 
 
 def table(done: list[dict[str, Any]]) -> str:
