@@ -19,6 +19,7 @@ from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.pipeline.image_files import open_image
 from fasteraa_transforms.policy import sources
 from fasteraa_transforms.policy.errors import printable
+from fasteraa_transforms.policy.explorer import explorer_page
 from fasteraa_transforms.policy.pictures import check_sheet, sub_policy_sheet
 from fasteraa_transforms.policy.policy import Policy
 from fasteraa_transforms.policy.text import magnitude_text
@@ -61,7 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("show", help="draw what each sub-policy does to images")
     command.add_argument("policy", help=policy)
     command.add_argument("images", nargs="+", type=Path, metavar="image", help="drawn in turn, cropped to a square")
-    command.add_argument("--out", type=Path, required=True, help="picture to write, such as sheet.png")
+    command.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="sheet.png, say; page.html for a page to explore",
+    )
     command.add_argument("--samples", type=positive, default=8, help="columns (%(default)s)")
     command.add_argument("--limit", type=positive, default=25, help="sub-policies, the first ones (%(default)s)")
     command.add_argument(
@@ -81,8 +87,11 @@ def _policy(name_or_path: str) -> Policy:
 
 
 def show(options: argparse.Namespace) -> None:
-    """Write the contact sheet."""
+    """Write the contact sheet, or the page where ``--out`` ends in .html."""
     policy = _policy(options.policy)
+    if options.out.suffix.lower() in (".html", ".htm"):
+        _explore(policy, options)
+        return
     rows = 1 + min(len(policy), options.limit)
     check_sheet(rows, options.samples, max(options.tile, options.size or 0), 1 + policy.stages)
     images = _squares(options.images, options.size)
@@ -92,6 +101,15 @@ def show(options: argparse.Namespace) -> None:
     sheet.save(options.out)
     shown = min(len(policy), options.limit)
     print(f"wrote {printable(str(options.out))}: {shown} of {len(policy)} sub-policies, {options.samples} samples each")
+
+
+def _explore(policy: Policy, options: argparse.Namespace) -> None:
+    """Write the page to explore a policy on."""
+    images = _squares(options.images, options.size)
+    text = explorer_page(policy, images, samples=options.samples, seed=options.seed, limit=options.limit)
+    options.out.write_text(text, encoding="utf-8")
+    photos = f"{len(images)} photo{'s' * (len(images) != 1)}"
+    print(f"wrote {printable(str(options.out))}: {printable(policy.name)} on {photos}; open it in a browser")
 
 
 def _squares(paths: list[Path], side: int | None) -> Tensor:

@@ -1,6 +1,11 @@
 """What several test modules make in the same way."""
 
 import copy
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +15,9 @@ from fasteraa_transforms.policy import Policy
 from fasteraa_transforms.search.algorithm.strength import Strength
 from fasteraa_transforms.search.algorithm.tools import Tools
 from fasteraa_transforms.search.algorithm.wasserstein import Wasserstein
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+"""Chromium's command; None where it is not installed."""
 
 STEP_METRICS = (
     "critic_loss",
@@ -74,3 +82,33 @@ def example() -> Policy:
         name="example",
         provenance={"seed": 1},
     )
+
+
+def dump_dom(page: str, width: int, folder: Path, *options: str) -> tuple[str, list[str]]:
+    """The elements of a page after its scripts have run, and what the browser wrote to its console.
+
+    Args:
+        page: HTML.
+        width: of the page, in pixels.
+        folder: for files of the browser.
+        options: more of them for the browser.
+    """
+    assert BROWSER is not None
+    file = folder / "page.html"
+    file.write_text(page, encoding="utf-8")
+    command = [
+        BROWSER,
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--enable-logging=stderr",
+        f"--user-data-dir={folder / 'profile'}",
+        f"--window-size={width + 200},900",
+        *options,
+        "--dump-dom",
+        file.as_uri(),
+    ]
+    environment = os.environ | {"HOME": str(folder)}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    return result.stdout, re.findall(r"^.*:CONSOLE.*$", result.stderr, re.MULTILINE)

@@ -24,10 +24,10 @@ import fasteraa_transforms.search.__main__ as searching
 from fasteraa_transforms import OPERATIONS, Candidate, Operation, Plan, Policy, apply
 from fasteraa_transforms.policy.pictures import describe, tile
 from fasteraa_transforms.policy.schema import schema_text
+from fasteraa_transforms.policy.text import physical_text
 from fasteraa_transforms.search import evaluate as evaluating
 from fasteraa_transforms.search import operations as looking_at
 from fasteraa_transforms.search.algorithm.diagnosis import Diagnosis, Distance, Trial
-from fasteraa_transforms.search.report.page import magnitude_text
 
 PICTURES = Path(__file__).parents[1] / "generated"  # not under version control
 MAGNITUDES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -144,7 +144,7 @@ def _stage(stage: tuple[Candidate, ...]) -> str:
     ranked = sorted(stage, key=lambda candidate: -candidate.weight)
     texts = [
         f"{candidate.operation} {candidate.weight:.0%} (applied {candidate.probability:.2f}"
-        + (f"; {magnitude_text(candidate)[1]})" if candidate.magnitude is not None else ")")
+        + (f"; {physical_text(candidate)})" if candidate.magnitude is not None else ")")
         for candidate in ranked[:_LISTED]
     ]
     if rest := ranked[_LISTED:]:

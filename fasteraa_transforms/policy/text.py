@@ -4,6 +4,9 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.policy.errors import printable
 
 if TYPE_CHECKING:  # it needs pydantic
@@ -56,3 +59,24 @@ def magnitude_text(candidate: "Candidate") -> str:
     """The magnitude with the sign that the candidate fixes; "-" for an operation that has no magnitude."""
     sign = {1: "+", -1: "-", None: ""}[candidate.sign]
     return "-" if candidate.magnitude is None else f"{sign}{candidate.magnitude:.3f}"
+
+
+def physical_text(candidate: "Candidate") -> str:
+    """What the magnitude stands for, in the unit of the operation; "-" for an operation that has no magnitude.
+
+    Example:
+        >>> from fasteraa_transforms.policy.schema import Candidate
+        >>> physical_text(Candidate(operation="rotate", weight=1, probability=1, magnitude=0.4))
+        '± 12 degrees'
+    """
+    operation = OPERATIONS[candidate.operation]
+    if candidate.magnitude is None:
+        return "-"
+    weakest, value = (operation.parameter(torch.tensor(at)).item() for at in (0.0, candidate.magnitude))
+    if not operation.signed:
+        text = f"{value:.3g}"
+    elif candidate.sign is None:
+        text = f"{weakest:g} ± {value - weakest:.2g}" if weakest else f"± {value:.3g}"
+    else:
+        text = f"{weakest + candidate.sign * (value - weakest):.3g}"
+    return f"{text} {operation.unit}"

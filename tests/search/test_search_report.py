@@ -4,10 +4,7 @@ import base64
 import io
 import json
 import math
-import os
 import re
-import shutil
-import subprocess
 import xml.etree.ElementTree
 from collections import Counter
 from html import escape
@@ -18,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import STEP_METRICS
+from helpers import BROWSER, STEP_METRICS, dump_dom
 from PIL import Image
 from torch import Tensor
 
@@ -535,8 +532,6 @@ def test_a_search_that_keeps_nothing_says_so(
 
 # --- in a browser -----------------------------------------------------------------------------------------------------
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
 PROBE = """<!doctype html><body style="margin:0"><iframe id="page" width="{width}" height="800" style="border:0"
 srcdoc="{page}"></iframe><script>
 onload = () => {{
@@ -564,29 +559,11 @@ onload = () => {{
 
 def rendered(text: str, width: int, dark: bool, folder: Path) -> dict[str, Any]:
     """What a browser measures of a page that is ``width`` pixels wide."""
-    probe = folder / "probe.html"
-    probe.write_text(PROBE.format(width=width, page=escape(text)), encoding="utf-8")
-    assert BROWSER is not None
-    result = subprocess.run(
-        [
-            BROWSER,
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-background-networking",
-            f"--user-data-dir={folder / 'profile'}",
-            f"--window-size={width + 200},900",
-            f"--blink-settings=preferredColorScheme={0 if dark else 1}",
-            "--dump-dom",
-            probe.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"HOME": str(folder)},
-    )
-    match = re.search(r"FOUND(.*)END", result.stdout)
-    assert match is not None, result.stderr
+    colours = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+    dom, messages = dump_dom(PROBE.format(width=width, page=escape(text)), width, folder, colours)
+    assert messages == []
+    match = re.search(r"FOUND(.*)END", dom)
+    assert match is not None, dom[:2000]
     found: dict[str, Any] = json.loads(match[1].replace("&amp;", "&"))
     assert found["content"] <= found["width"]  # the page itself does not scroll sideways
     assert found["width"] > width - 20

@@ -33,6 +33,7 @@ def document(title: str, verdict: Sequence[str], sections: Iterable[str]) -> str
     template = Template(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(title),
+        style=files("fasteraa_transforms.policy").joinpath("page.css").read_text(encoding="utf-8"),
         verdict="\n".join(f"<p>{escape(line)}</p>" for line in verdict),
         sections="\n".join(sections),
     )

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fasteraa_transforms.backends import apply
-from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.policy import Candidate, Policy
 from fasteraa_transforms.policy.pictures import describe
+from fasteraa_transforms.policy.text import physical_text
 from fasteraa_transforms.search.contenders.guard import Curves, Point
 from fasteraa_transforms.search.evaluation.statistics import Compared, compared_with
 from fasteraa_transforms.search.report import plots as pictures
@@ -304,7 +304,7 @@ def _policy_table(policy: Policy) -> list[str]:
         table(
             ("sub-policy", "stage", "operation", "chosen", "probability", "magnitude", "that is"),
             (
-                (i, k, each.operation, f"{each.weight:.1%}", f"{each.probability:.2f}", *magnitude_text(each))
+                (i, k, each.operation, f"{each.weight:.1%}", f"{each.probability:.2f}", *_magnitude(each))
                 for i, sub_policy in enumerate(policy.sub_policies)
                 for k, stage in enumerate(sub_policy)
                 for each in sorted(stage, key=lambda each: -each.weight)
@@ -314,19 +314,9 @@ def _policy_table(policy: Policy) -> list[str]:
     ]
 
 
-def magnitude_text(candidate: Candidate) -> tuple[str, str]:
-    """The magnitude and the physical parameter it stands for."""
-    operation = OPERATIONS[candidate.operation]
-    if candidate.magnitude is None:
-        return "-", "-"
-    weakest, value = (operation.parameter(torch.tensor(at)).item() for at in (0.0, candidate.magnitude))
-    if not operation.signed:
-        text = f"{value:.3g}"
-    elif candidate.sign is None:
-        text = f"{weakest:g} ± {value - weakest:.2g}" if weakest else f"± {value:.3g}"
-    else:
-        text = f"{weakest + candidate.sign * (value - weakest):.3g}"
-    return f"{candidate.magnitude:.2f}", f"{text} {operation.unit}"
+def _magnitude(candidate: Candidate) -> tuple[str, str]:
+    """The magnitude, and what it stands for."""
+    return "-" if candidate.magnitude is None else f"{candidate.magnitude:.2f}", physical_text(candidate)
 
 
 # --- the adversarial search -------------------------------------------------------------------------------------------
