@@ -1,6 +1,6 @@
 """Contact sheets: images in a grid, with what was done to each written below."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import torch
@@ -72,14 +72,33 @@ def sub_policy_sheet(
     Returns:
         An RGB image, 1 + L rows of ``samples`` tiles.
     """
+    shown = {f"sub-policy {i}": Policy([each]) for i, each in enumerate(policy.sub_policies[:limit])}
+    return policies_sheet(shown, images, samples=samples, seed=seed, tile=tile)
+
+
+def policies_sheet(
+    policies: Mapping[str, Policy], images: Tensor, *, samples: int = 8, seed: int = 0, tile: int = 96
+) -> Image.Image:
+    """A row of ``samples`` augmentations for each policy, with its name, below a row of originals.
+
+    Args:
+        policies: by name, at least one.
+        images: uint8 [N, C, H, W], C 1 or 3; column j shows image j mod N.
+        samples: columns.
+        seed: of the draws.
+        tile: side in pixels that images are shown at.
+
+    Returns:
+        An RGB image, 1 + L rows of ``samples`` tiles for L policies.
+    """
     batch = images[torch.arange(samples) % len(images)]
     generator = torch.Generator().manual_seed(seed)
     rows: list[list[Cell]] = [[(image, ["original"]) for image in batch]]
-    for index, sub_policy in enumerate(policy.sub_policies[:limit]):
-        plan = Policy([sub_policy]).sample(samples, generator=generator)
-        lines = [[f"sub-policy {index}", *describe(plan, column)] for column in range(samples)]
+    for name, policy in policies.items():
+        plan = policy.sample(samples, generator=generator)
+        lines = [[name, *describe(plan, column)] for column in range(samples)]
         rows.append(list(zip(apply(batch, plan), lines, strict=True)))
-    return _grid(rows, 1 + policy.stages, tile)
+    return _grid(rows, 1 + max(policy.stages for policy in policies.values()), tile)
 
 
 def check_sheet(rows: int, columns: int, side: int, lines: int) -> None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from fasteraa_transforms.policy.pictures import contact_sheet
 from fasteraa_transforms.policy.policy import Policy
 from fasteraa_transforms.search.algorithm.diagnosis import Diagnosis
 from fasteraa_transforms.search.algorithm.loop import adversarial_search, exported
@@ -18,13 +17,14 @@ from fasteraa_transforms.search.data.source import consent_flags
 from fasteraa_transforms.search.evaluation.affinity import affinity_and_diversity as measure_affinity_and_diversity
 from fasteraa_transforms.search.report import page as report
 from fasteraa_transforms.search.report import plots as pictures
+from fasteraa_transforms.search.report.next_steps import next_steps
 from fasteraa_transforms.search.runtime.failures import explained, explained_loading
 from fasteraa_transforms.search.runtime.folder import RunFolder
 from fasteraa_transforms.search.runtime.recorder import Recorder
 from fasteraa_transforms.search.runtime.world import join
 from fasteraa_transforms.search.settings import Settings
 from fasteraa_transforms.search.task import Task, load_task, prepared, seeded
-from fasteraa_transforms.search.verdict import kept_policy, verdict, write_report
+from fasteraa_transforms.search.verdict import kept_policy, leave_pictures, verdict, write_report
 
 
 def search(
@@ -139,7 +139,7 @@ def _race(task: Task, settings: Settings, recorder: Recorder, *, affinity_divers
         lines += more
     recorder.save({}, policy, epochs=recorder.kept)
     if recorder.folder is not None:
-        write_report(recorder.folder, outcome, policy, lines, task, recorder.rows())
+        write_report(recorder.folder, outcome, policy, lines, task, settings, recorder)
     recorder.say("\n" + "\n".join(lines))
     return policy
 
@@ -181,11 +181,19 @@ def _report(
         folder.replace_json(folder.path / "diagnosis.json", dataclasses.asdict(found) | {"verdict": lines})
         rows = recorder.rows()
         pictures.curves(rows, folder.path / "curves.png")
-        if images.shape[1] in (1, 3):
-            contact_sheet(policy, images[:8]).save(folder.path / "contact_sheet.png")
         files = sorted(folder.path.glob("strength-*.json")) + sorted(folder.path.glob("uniform-*.json"))
-        tried = {file.stem: Policy.load(file) for file in files if report.changes_nothing(policy)}
-        page = report.page(policy, verdict=lines, metrics=rows, images=images, tried=tried, source=task.source)
+        nothing = report.changes_nothing(policy)
+        tried = {file.stem: Policy.load(file) for file in files if nothing}
+        leave_pictures(recorder, policy, images, tried)
+        page = report.page(
+            policy,
+            verdict=lines,
+            metrics=rows,
+            images=images,
+            tried=tried,
+            next_steps=next_steps(folder.path, task.source, nothing=nothing, masks=task.data.has_masks),
+            source=task.source,
+        )
         folder.replace_text(folder.path / "report.html", page)
     recorder.say("\n".join(lines))
     return policy

@@ -2,18 +2,24 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from fasteraa_transforms.policy import Candidate, Policy
-from fasteraa_transforms.policy.pictures import contact_sheet
+from fasteraa_transforms.policy.pictures import contact_sheet, policies_sheet
 from fasteraa_transforms.search.budget import FITTED, MULTIPLE
 from fasteraa_transforms.search.contenders.contest import Outcome
+from fasteraa_transforms.search.contenders.hold import rules_of
 from fasteraa_transforms.search.contenders.screening import Effect
 from fasteraa_transforms.search.contenders.standings import Standing
 from fasteraa_transforms.search.data.images import ImageSet
-from fasteraa_transforms.search.report.page import page
+from fasteraa_transforms.search.evaluation.statistics import signed
+from fasteraa_transforms.search.report.next_steps import next_steps
+from fasteraa_transforms.search.report.page import changes_nothing, page
 from fasteraa_transforms.search.runtime.folder import RunFolder
+from fasteraa_transforms.search.runtime.recorder import Recorder
 from fasteraa_transforms.search.settings import Settings
 from fasteraa_transforms.search.task import Task
 
@@ -55,19 +61,18 @@ def _first_line(leader: Standing, by_name: dict[str, Standing], tied: Sequence[S
 
 def _difference(other: Standing) -> str:
     """The kept contender's error minus the other's, in points, with its interval."""
-    return f"{-100 * other.error_behind:+.1f} ± {100 * other.error_half_width:.1f} points".replace("-", "−")
+    return f"{signed(-100 * other.error_behind, 1)} ± {100 * other.error_half_width:.1f} points"
 
 
 def _basis(outcome: Outcome, data: ImageSet) -> str:
     plan = outcome.plan
     networks = sum(each.replicates for each in outcome.standings)
-    trained = [row["train_accuracy"] for row in outcome.rows if row["contender"] == "none"]
-    fitted = max(trained, default=0.0)
+    fitted = _fitted(outcome)
     text = (
         f"Judged by {networks} networks ({plan.network}), each trained on {plan.train_images} of your {len(data)} "
         f"images for {plan.epochs} epochs and tested on {plan.held_out} others."
     )
-    if plan.fitted is None and fitted >= FITTED:
+    if _fits(outcome):
         return f"{text} Without augmentation they fit their own images."
     if plan.fitted:
         return f"{text} That is {MULTIPLE} times what it takes to fit the images without augmentation."
@@ -75,6 +80,16 @@ def _basis(outcome: Outcome, data: ImageSet) -> str:
         f"{text} Without augmentation they got {fitted:.0%} of their own images right; shorter than {MULTIPLE} times "
         "what it takes to fit them, a race favours weak augmentation, so trust it less or give it more --minutes."
     )
+
+
+def _fitted(outcome: Outcome) -> float:
+    """The share of their own images that networks without augmentation got right."""
+    return max((row["train_accuracy"] for row in outcome.rows if row["contender"] == "none"), default=0.0)
+
+
+def _fits(outcome: Outcome) -> bool:
+    """Whether networks of a length that was given, not found, fit their own images."""
+    return outcome.plan.fitted is None and _fitted(outcome) >= FITTED
 
 
 def _screening(effects: Sequence[Effect]) -> str:
@@ -130,7 +145,8 @@ def write_report(
     policy: Policy,
     lines: Sequence[str],
     task: Task,
-    metrics: list[dict[str, Any]],
+    settings: Settings,
+    recorder: Recorder,
 ) -> None:
     """Write what a contest found into the folder of its run.
 
@@ -140,8 +156,10 @@ def write_report(
         policy: what is kept.
         lines: the verdict.
         task: what was searched on.
-        metrics: the rows of the adversarial search, if there was one.
+        settings: of the search.
+        recorder: of the search; it has the rows of the adversarial search, if there was one.
     """
+    tried = {each.name: each.policy for each in outcome.contenders if each.policy is not None}
     curves = {name: each.to_json() for name, each in outcome.curves.items()}
     found = {"verdict": list(lines), "kept": outcome.kept.name, "standings": plain_standings(outcome), "curves": curves}
     if outcome.effects:
@@ -150,18 +168,47 @@ def write_report(
     for each in outcome.contenders:
         if each.policy is not None and each.searched:
             each.policy.save(folder.path / f"{each.name.replace(' ', '-')}.json")
-    if task.data.images.shape[1] in (1, 3):
-        contact_sheet(policy, task.probe[:8]).save(folder.path / "contact_sheet.png")
+    leave_pictures(recorder, policy, task.probe, tried)
     text = page(
         policy,
         verdict=lines,
         images=task.probe,
-        metrics=metrics,
+        metrics=recorder.rows(),
         race=outcome.rows,
         kept=outcome.kept.name,
         behind={each.contender: (each.error_behind, each.error_half_width) for each in outcome.standings[1:]},
         curves=outcome.curves.get("none"),
-        tried={each.name: each.policy for each in outcome.contenders if each.policy is not None},
+        tried=tried,
+        effects=outcome.effects,
+        next_steps=next_steps(
+            folder.path,
+            task.source,
+            nothing=changes_nothing(policy),
+            short_of=None if outcome.plan.fitted or _fits(outcome) else rules_of(task, settings).seconds / 60,
+            masks=task.data.has_masks,
+            train_images=settings.num_images,
+            image_size=settings.image_size if isinstance(settings.image_size, int) else None,
+        ),
         source=task.source,
     )
     folder.replace_text(folder.path / "report.html", text)
+
+
+def leave_pictures(recorder: Recorder, policy: Policy, images: Tensor, tried: Mapping[str, Policy]) -> None:
+    """Write ``contact_sheet.png``, and show the same in TensorBoard, where the images have one channel or three.
+
+    Args:
+        recorder: of the search.
+        policy: what is kept. Where it changes nothing, the sheet shows what was tried instead.
+        images: uint8 [N, C, H, W], of which the first eight are shown.
+        tried: policies that were tried, by name.
+    """
+    if recorder.folder is None or images.shape[1] not in (1, 3):
+        return
+    others = {name: each for name, each in tried.items() if not changes_nothing(each)}
+    if changes_nothing(policy) and others:
+        sheet = policies_sheet(others, images[:8])
+    else:
+        sheet = contact_sheet(policy, images[:8])
+    sheet.save(recorder.folder.path / "contact_sheet.png")
+    recorder.show("policy", sheet)

@@ -27,6 +27,7 @@ from hypothesis import given
 from hypothesis import settings as settings_of_examples
 from hypothesis import strategies as st
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -614,6 +615,10 @@ def test_all_augmentations_of_a_seed_come_before_the_next(tmp_path: Path) -> Non
     assert format_table(rows) in (tmp_path / "table.md").read_text()
     assert not list((tmp_path / "checkpoints").iterdir())
     assert len(list((tmp_path / "tensorboard").iterdir())) == 6
+    for name, pictures in (("none", []), ("random", ["augmented"])):
+        events = EventAccumulator(str(tmp_path / "tensorboard" / f"{name}-seed0")).Reload()
+        assert events.Tags()["images"] == pictures
+        assert "test/error" in events.Tags()["scalars"]
     (sentence,) = verdict(errors_of(rows), CONTROLS.keys())
     assert (tmp_path / "table.md").read_text().startswith(sentence)
     page = (tmp_path / "evaluation.html").read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 """The report of a run: what it says, that it is one safe page, and how it lies in a browser; affinity and diversity."""
 
 import base64
+import dataclasses
 import io
 import json
 import math
@@ -17,23 +18,26 @@ import pytest
 import torch
 from helpers import BROWSER, STEP_METRICS, dump_dom
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from fasteraa_transforms import Policy
 from fasteraa_transforms.operations.table import OPERATIONS
-from fasteraa_transforms.policy.pictures import contact_sheet, tile
+from fasteraa_transforms.policy.pictures import contact_sheet, policies_sheet, tile
 from fasteraa_transforms.relaxed import RelaxedPolicy
-from fasteraa_transforms.search import Digits, Settings, load_images, search
+from fasteraa_transforms.search import Digits, Settings, TrainingSettings, load_images, search
 from fasteraa_transforms.search.__main__ import main
 from fasteraa_transforms.search.algorithm import diagnosis
 from fasteraa_transforms.search.contenders.guard import Curves, Point
+from fasteraa_transforms.search.contenders.screening import Effect
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.evaluation.affinity import AffinityDiversity, affinity_and_diversity
 from fasteraa_transforms.search.evaluation.table import errors_of
 from fasteraa_transforms.search.report import page as report
-from fasteraa_transforms.search.report.charts import Bar, bar_chart, operation_chart, standalone
+from fasteraa_transforms.search.report.charts import Bar, bar_chart, operation_chart, share_bars, standalone
 from fasteraa_transforms.search.report.comparison import comparison_page, error_chart
+from fasteraa_transforms.search.report.next_steps import next_steps
 from fasteraa_transforms.search.runtime.files import read_rows
 
 ROOT = Path(__file__).parents[2]
@@ -166,7 +170,7 @@ def test_the_verdict_comes_first(made: tuple[str, Page]) -> None:
 
 def test_curves_take_the_colour_of_the_page_and_do_not_clash(made: tuple[str, Page]) -> None:
     text, page = made
-    assert len(page.all("svg")) == 3 + len(OPERATIONS)
+    assert len(page.all("svg")) == 1 + 3 + len(OPERATIONS)  # shares, the course, a share each
     assert [each["aria-label"] for each in page.all("div") if "aria-label" in each] == [
         "curves: losses",
         "curves: accuracies",
@@ -311,7 +315,7 @@ def test_the_race_as_bars_and_as_a_table() -> None:
         ["none", "3", "4.20 ± 0.20", "+1.00 ± 0.25", "0.084"],
         ["early", "1", "9.00", "+6.00", "0.180"],
     ]
-    (svg,) = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    svg, _ = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
     assert "4.20 % +1.00 ± 0.25" in svg
     assert "3.20 %</text>" in svg
     assert "9.00 % +6.00<" in svg
@@ -330,6 +334,79 @@ def test_the_one_that_is_kept_comes_first_whatever_its_error() -> None:
     _, page = race_page(RACE, kept="none")
     assert [row[0] for row in page.tables()[0][1:]] == ["none", escape(f"mine {NASTY}"), "early"]
     assert page.tables()[0][2][3] == "−1.00 ± 0.25"
+
+
+EFFECTS = [Effect("sample_pairing", -0.05, 0.02), Effect("rotate", -0.001, 0.02), Effect("invert", 0.03, 0.02)]
+
+
+def test_what_a_screening_found() -> None:
+    text, page = race_page(RACE, effects=EFFECTS)
+    _, svg, _ = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    headings = [each for tag, each in page.texts if tag == "h2"]
+    assert headings[:2] == ["What was tried", "What each operation does for a network"]
+    words = re.findall(r">([^<]+)</text>", svg)
+    assert words[:6] == ["sample_pairing", "−0.050 ± 0.020", "rotate", "−0.001 ± 0.020", "invert", "+0.030 ± 0.020"]
+    (line,) = re.findall(r'"M([\d.]+) 0V', svg)
+    dots = [float(each) for each in re.findall(r'cx="([\d.]+)"', svg)]
+    ends = [tuple(map(float, each)) for each in re.findall(r'"M([\d.]+) \d+H([\d.]+)"', svg)]
+    # The axis is 73 wide on either side, for 0.07: the farthest end of an interval.
+    assert dots == pytest.approx([float(line) + 73 / 0.07 * each.effect for each in EFFECTS], abs=0.1)
+    assert ends[0] == pytest.approx((float(line) - 73, float(line) - 73 * 3 / 7), abs=0.1)
+    told = re.findall(r'<circle[^>]* fill="(.*?)"', svg)
+    assert told[1] == "currentColor"  # its interval reaches the line
+    assert told[0] == told[2] != "currentColor"
+
+
+def test_shares_of_a_policy_as_bars() -> None:
+    shares = dict.fromkeys(OPERATIONS, 0.0) | {"rotate": 0.3, "flip": 0.15, "invert": 0.001}
+    svg = share_bars(shares)
+    assert re.findall(r">([^<]+)</text>", svg)[:6] == ["rotate", "30.0 %", "flip", "15.0 %", "invert", "0.1 %"]
+    widths = [float(each) for each in re.findall(r'<rect .*? width="([\d.]+)"', svg)]
+    assert widths == pytest.approx([202, 101, 202 / 300], abs=0.1)
+    assert "never: shear_x, shear_y" in svg
+    assert "sample_pairing" in svg  # the last of those that are never applied is named as well
+    assert xml.etree.ElementTree.fromstring(svg).tag.endswith("svg")
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "expected"),
+    [
+        (
+            {"dataset": "/my pets", "data_dir": "/d"},
+            {"nothing": False, "train_images": 200, "image_size": 32},
+            [
+                "augment = FasterAutoAugment.from_pretrained('runs/a/policy.json')",
+                "evaluate '/my pets' --policies none,trivialaugment,searched=runs/a/policy.json --train-images 200 "
+                "--image-size 32 --seeds 3",
+            ],
+        ),
+        (
+            {"dataset": "cifar10", "data_dir": "/d"},
+            {"nothing": True, "short_of": 2.5},
+            [
+                "search cifar10 --data-dir /d --settings runs/a/settings.json --minutes 10 --out runs/a-longer",
+                "evaluate cifar10 --data-dir /d --policies none,trivialaugment --seeds 3",
+            ],
+        ),
+        ({"shards": ["a.tar"]}, {"nothing": True}, []),
+        ({}, {"nothing": True, "short_of": 1.0}, []),
+        ({"dataset": "/roads"}, {"nothing": True, "masks": True}, []),
+    ],
+)
+def test_what_to_do_next(source: dict[str, Any], options: dict[str, Any], expected: list[str]) -> None:
+    steps = next_steps("runs/a", source, **options)
+    copied = [text.replace("python -m fasteraa_transforms.search.", "") for _, text in steps]
+    assert [text.replace("python -m fasteraa_transforms.", "") for text in copied] == expected
+    for _, text in steps:
+        if "search.evaluate" in text:  # the command line takes it
+            assert set(re.findall(r"--[\w-]+", text)) <= {
+                "--policies",
+                "--seeds",
+                "--data-dir",
+                *(f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(TrainingSettings)),
+            }
+    page = race_page(RACE, next_steps=steps)[1]
+    assert ("What to do next" in [each for tag, each in page.texts if tag == "h2"]) == bool(steps)
 
 
 def some_curves() -> Curves:
@@ -355,7 +432,7 @@ def test_what_each_operation_does_to_the_classes() -> None:
     text = report.page(some_policy(), verdict=VERDICT, images=pixels(2, 3, 8, 8), curves=curves, budget=0.1)
     page = Page(text)
     page.rawdata_whole = text
-    svgs = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    *svgs, _ = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
     assert len(svgs) == 5
     words = [curves.words(name, 0.1) for name in curves.points]
     assert words == [
@@ -528,6 +605,17 @@ def test_a_search_that_keeps_nothing_says_so(
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert [each for tag, each in page.texts if tag == "h3"] == ["strength-0.5", "uniform-all"]
     assert len(page.all("img")) == 2 * 8
+    assert not [each for _, each in page.texts if "FasterAutoAugment" in each]
+    # The sheet shows what was tried, not the images as they are; TensorBoard has the same.
+    tried = {name: Policy.load(tmp_path / f"{name}.json") for name in ("strength-0.5", "uniform-all")}
+    data = load_images(Digits(), num_images=64, size=(8, 8))
+    with Image.open(tmp_path / "contact_sheet.png") as sheet:
+        assert sheet.size == policies_sheet(tried, data.images[:8]).size
+        shown = np.asarray(sheet)
+    events = EventAccumulator(str(tmp_path / "tensorboard"), {"images": 0}).Reload()
+    assert events.Tags()["images"] == ["policy"]
+    with Image.open(io.BytesIO(events.Images("policy")[-1].encoded_image_string)) as picture:
+        assert np.array_equal(np.asarray(picture), shown)
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------
@@ -584,7 +672,7 @@ def test_the_page_in_a_browser(width: int, dark: bool, made: tuple[str, Page], t
     found = rendered(made[0], width, dark, tmp_path)
     assert found["images"] == 3 * 8
     assert len(found["curves"]) == 3
-    assert len(found["charts"]) == len(OPERATIONS)
+    assert len(found["charts"]) == 1 + len(OPERATIONS)
     assert all(280 < each <= width for each in found["curves"])
     assert any(found["scrolling"]) == (width == 360)
 
@@ -592,11 +680,12 @@ def test_the_page_in_a_browser(width: int, dark: bool, made: tuple[str, Page], t
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 @pytest.mark.parametrize("width", [360, 1280])
 def test_charts_in_a_browser(width: int, tmp_path: Path) -> None:
-    race = race_page(RACE, curves=some_curves(), next_step="python -m fasteraa_transforms.search " + "x" * 200)[0]
+    steps = [("Go on:", "python -m fasteraa_transforms.search " + "x" * 200)]
+    race = race_page(RACE, curves=some_curves(), effects=EFFECTS, next_steps=steps)[0]
     (tmp_path / "race").mkdir()
     found = rendered(race, width, False, tmp_path / "race")
-    bars, *small = found["charts"]
-    assert 300 < bars <= 500
+    bars, effects, *small, shares = found["charts"]
+    assert all(300 < each <= 500 for each in (bars, effects, shares))
     assert len(small) == 5
     assert all(140 < each < 260 for each in small)
     (tmp_path / "evaluation").mkdir()

@@ -13,10 +13,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fasteraa_transforms.policy import Policy
+from fasteraa_transforms.policy.pictures import contact_sheet
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.data.samples import MapDataset
 from fasteraa_transforms.search.data.table import find_dataset
@@ -29,7 +31,7 @@ from fasteraa_transforms.search.evaluation.splits import SplitsBySeed
 from fasteraa_transforms.search.networks.fit import Augment, Fit
 from fasteraa_transforms.search.networks.table import make_network
 from fasteraa_transforms.search.runtime import files
-from fasteraa_transforms.search.runtime.events import open_events
+from fasteraa_transforms.search.runtime.events import Events, Nowhere, open_events
 from fasteraa_transforms.search.runtime.hardware import device_name
 from fasteraa_transforms.search.runtime.world import World, join
 
@@ -308,18 +310,21 @@ def _train(evaluation: Evaluation, augmentation: Augmentation, seed: int, bar: A
     digest = _digest(made) if isinstance(made, Policy) else None
     kept = CheckpointedFit(training, None if record is None else record.checkpoint(label, seed, digest))
     bar.update(training.epoch)
-    with _events(record, label, seed, training) as add:
+    with _events(record, label, seed, training) as events:
+        if isinstance(made, Policy) and channels in (1, 3):
+            sheet = contact_sheet(made, split.train.images[:8].cpu(), seed=seed)
+            events.add_image("augmented", np.asarray(sheet), training.epoch, dataformats="HWC")
 
         def tell(means: dict[str, float]) -> None:
             for key, value in means.items():
-                add(f"train/{key}", value, training.epoch)
+                events.add_scalar(f"train/{key}", value, training.epoch)
             bar.update()
             bar.set_postfix(loss=f"{means['loss']:.3f}", refresh=False)
 
         kept.run(tell)
         result = _result(kept, split.test)
         for key in ("error", "loss"):
-            add(f"test/{key}", result[key], training.epoch)
+            events.add_scalar(f"test/{key}", result[key], training.epoch)
     policy = augmentation.policy
     searched = None if policy is None else evaluation.splits.searched_on(policy, seed)
     row = {"augmentation": label, "seed": seed, "policy": digest, "searched_test_images": searched} | result
@@ -328,14 +333,14 @@ def _train(evaluation: Evaluation, augmentation: Augmentation, seed: int, bar: A
 
 
 @contextlib.contextmanager
-def _events(record: Record | None, label: str, seed: int, training: Fit) -> Iterator[Callable[..., None]]:
-    """Adds scalars to the TensorBoard events of a training, if there is a folder."""
+def _events(record: Record | None, label: str, seed: int, training: Fit) -> Iterator[Events]:
+    """The TensorBoard events of a training; they go nowhere if there is no folder."""
     if record is None:
-        yield lambda *scalar: None
+        yield Nowhere()
         return
     purge_step = training.epoch + 1 if training.epoch else None
     with contextlib.closing(open_events(record.events(label, seed), purge_step=purge_step)) as events:
-        yield events.add_scalar
+        yield events
 
 
 def _result(kept: CheckpointedFit, test: ImageSet) -> dict[str, Any]:

@@ -14,6 +14,16 @@ ENOUGH = 1000
 """More seeds than these are no answer to how many would tell."""
 
 
+def signed(value: float, digits: int = 2) -> str:
+    """A difference as text, with its sign; one that is rounded to nothing has a plus.
+
+    Example:
+        >>> signed(-1.234), signed(-0.001), signed(0.25, 1)
+        ('−1.23', '+0.00', '+0.2')
+    """
+    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")  # -0.0 + 0.0 is 0.0
+
+
 @dataclass(frozen=True)
 class Interval:
     """Mean of paired differences, and its confidence interval.

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fasteraa_transforms.search.evaluation.controls import CONTROLS
-from fasteraa_transforms.search.evaluation.statistics import paired_interval
+from fasteraa_transforms.search.evaluation.statistics import paired_interval, signed
 
 
 def errors_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
@@ -40,7 +40,7 @@ def table_cells(
                 continue
             found = paired_interval([by_seed[seed] for seed in seeds], [errors[control][seed] for seed in seeds])
             width = f" ± {found.half_width:.2f}" if found.n > 1 else ""
-            cells.append(f"{found.mean:+.2f}{width}{' *' if found.decided else ''}".replace("-", "−"))
+            cells.append(f"{signed(found.mean)}{width}{' *' if found.decided else ''}")
         lines.append(cells)
     if paper:
         heading.append("paper, %")

@@ -3,7 +3,14 @@
 import math
 from collections.abc import Collection, Mapping
 
-from fasteraa_transforms.search.evaluation.statistics import ENOUGH, Compared, Interval, compared_with, seeds_to_tell
+from fasteraa_transforms.search.evaluation.statistics import (
+    ENOUGH,
+    Compared,
+    Interval,
+    compared_with,
+    seeds_to_tell,
+    signed,
+)
 
 Errors = Mapping[str, Mapping[int, float]]
 """Errors in percent: by label, then by seed."""
@@ -67,7 +74,7 @@ def _sentence(errors: Errors, label: str, other: str, what: str) -> str:
 
 def _figures(mine: Compared, theirs: Compared, interval: Interval) -> str:
     width = f" ± {interval.half_width:.2f}" if interval.n > 1 else ""
-    difference = f"{interval.mean:+.2f}{width} points".replace("-", "−")
+    difference = f"{signed(interval.mean)}{width} points"
     seeds = f"{interval.n} seed{'s' if interval.n > 1 else ''}"
     return f"{mine.mean:.2f} % against {theirs.mean:.2f} % (paired difference {difference}, {seeds})"
 

@@ -4,12 +4,15 @@ Text stays text, in the colour of the page. One unit is a pixel where the page i
 """
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from fasteraa_transforms.search.contenders.guard import Curves
+from fasteraa_transforms.search.contenders.screening import Effect
+from fasteraa_transforms.search.evaluation.statistics import signed
 
 ACCENT, LINE = "#2f81f7", "#bf8700"
 """Colours that can be told from a white and from a black page: what is looked at, and what it is compared with."""
@@ -133,6 +136,79 @@ def standalone(svg: str) -> str:
     return f'<?xml version="1.0" encoding="utf-8"?>\n{head} style="background:#fff;color:#1b1f24">{rest}\n'
 
 
+# --- what an operation does for a network, and how often it is applied ------------------------------------------------
+
+
+def effect_chart(effects: Sequence[Effect]) -> str:
+    """The effect of each operation with its interval, one row each, around a line at no effect, as an SVG element.
+
+    Args:
+        effects: from the first row to the last.
+
+    Example:
+        >>> svg = effect_chart([Effect("rotate", -0.03, 0.01), Effect("invert", 0.02, 0.04)])
+        >>> "−0.030 ± 0.010" in svg, svg.count("<circle")
+        (True, 2)
+    """
+    row, left, right = 20, 104, 250
+    reach = max(max(abs(each.effect) + each.half_width for each in effects), 1e-6)
+    middle = (left + right) / 2
+    bottom = row * len(effects) + 4
+
+    def x(value: float) -> float:
+        return middle + (right - left) / 2 * value / reach
+
+    parts = [f'<path d="M{middle:.1f} 0V{bottom}" stroke="{LINE}" stroke-dasharray="4 3"/>']
+    for i, each in enumerate(effects):
+        y = row * i + 12
+        told = abs(each.effect) > each.half_width
+        colour, weight = (ACCENT, ' font-weight="600"') if told else ("currentColor", "")
+        low, high = x(each.effect - each.half_width), x(each.effect + each.half_width)
+        parts.append(
+            f'<text x="0" y="{y + 4}"{weight}>{escape(each.operation)}</text>'
+            f'<path d="M{low:.1f} {y}H{high:.1f}" stroke="{colour}" stroke-width="2"/>'
+            f'<circle cx="{x(each.effect):.1f}" cy="{y}" r="4" fill="{colour}"/>'
+            f'<text x="{_WIDTH}" y="{y + 4}" text-anchor="end"{weight}>'
+            f"{signed(each.effect, 3)} ± {each.half_width:.3f}</text>"
+        )
+    parts += [
+        f'<text x="{left}" y="{bottom + 14}" opacity=".75">helps</text>',
+        f'<text x="{right}" y="{bottom + 14}" text-anchor="end" opacity=".75">harms</text>',
+    ]
+    return _svg(_WIDTH, bottom + 18, "Effect of each operation on the cross entropy, in nats", parts)
+
+
+def share_bars(shares: Mapping[str, float]) -> str:
+    """How often each operation is applied, the most frequent first, as an SVG element; what is never applied in words.
+
+    Args:
+        shares: in [0, 1], by operation, as `Policy.effective_share` gives them.
+
+    Example:
+        >>> svg = share_bars({"flip": 0.1, "rotate": 0.25, "invert": 0.0})
+        >>> svg.index("rotate") < svg.index("flip"), "25.0 %" in svg, "never: invert" in svg
+        (True, True, True)
+    """
+    row, left, right = 18, 104, 306
+    used = sorted((name for name in shares if shares[name] > 0), key=lambda name: -shares[name])
+    top = max(shares.values(), default=0.0) or 1.0
+    parts = []
+    for i, name in enumerate(used):
+        y, width = row * i, (right - left) * shares[name] / top
+        parts.append(
+            f'<text x="0" y="{y + 13}">{escape(name)}</text>'
+            f'<rect x="{left}" y="{y + 3}" width="{width:.1f}" height="12" rx="2" fill="{ACCENT}"/>'
+            f'<text x="{left + width + 5:.1f}" y="{y + 13}">{100 * shares[name]:.1f} %</text>'
+        )
+    never = [name for name in shares if not shares[name]]
+    lines = _wrapped(f"never: {', '.join(never)}", 58, 4) if never else []
+    parts += [
+        f'<text x="0" y="{row * len(used) + 15 + 14 * i}" opacity=".75">{escape(line)}</text>'
+        for i, line in enumerate(lines)
+    ]
+    return _svg(_WIDTH, row * len(used) + 6 + 14 * len(lines), "Share of each operation", parts)
+
+
 # --- what an operation does to the classes ----------------------------------------------------------------------------
 
 
@@ -217,9 +293,6 @@ def share_chart(name: str, shares: Sequence[float], *, top: float) -> str:
     return _svg(170, bottom + 18, f"{name}: share {change}", parts)
 
 
-def _wrapped(words: str) -> list[str]:
-    """Two lines at most, of some thirty characters."""
-    if len(words) <= 30:
-        return [words]
-    cut = words.rfind(" ", 0, 31)
-    return [words[:cut], words[cut + 1 :]]
+def _wrapped(words: str, width: int = 30, most: int = 2) -> list[str]:
+    """Lines of some ``width`` characters, ``most`` of them at most."""
+    return textwrap.wrap(words, width, max_lines=most, placeholder=" …")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from fasteraa_transforms.search.evaluation.statistics import compared_with
+from fasteraa_transforms.search.evaluation.statistics import compared_with, signed
 from fasteraa_transforms.search.report.charts import Bar, bar_chart
 from fasteraa_transforms.search.report.html import code, dim, document, table
 
@@ -26,7 +26,7 @@ def error_chart(errors: Mapping[str, Mapping[int, float]], *, reference: str, em
         note = ""
         if each.difference is not None:
             shown = f" ± {each.difference.half_width:.2f}" if each.difference.n > 1 else ""
-            note = f"({each.difference.mean:+.2f}{shown})".replace("-", "−")
+            note = f"({signed(each.difference.mean)}{shown})"
         bars.append(Bar(each.label, each.mean, each.values, width, note, each.label in emphasised))
     line = next(bar.mean for bar in bars if bar.label == reference)
     return bar_chart(bars, reference=line, title=f"Errors in percent; the line is {reference}")

@@ -1,6 +1,5 @@
 """The report of a search: what was kept and why, what was tried, what each operation does, the policy in pictures."""
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -14,15 +13,14 @@ from fasteraa_transforms.policy import Candidate, Policy
 from fasteraa_transforms.policy.pictures import describe
 from fasteraa_transforms.policy.text import physical_text
 from fasteraa_transforms.search.contenders.guard import Curves, Point
-from fasteraa_transforms.search.evaluation.statistics import Compared, compared_with
+from fasteraa_transforms.search.contenders.screening import Effect
 from fasteraa_transforms.search.report import plots as pictures
-from fasteraa_transforms.search.report.charts import Bar, bar_chart, operation_chart, share_chart
+from fasteraa_transforms.search.report.charts import operation_chart, share_bars, share_chart
+from fasteraa_transforms.search.report.contest import Rows, race_sections, screening_sections
 from fasteraa_transforms.search.report.html import code, dim, document, figure, table
 
 _ORIGINALS, _SAMPLES = 2, 3  # of each sub-policy: so many images, each so often augmented
 _SHOWN = 25  # sub-policies in pictures; the table has all
-
-Rows = Sequence[Mapping[str, Any]]
 
 
 def page(
@@ -37,7 +35,8 @@ def page(
     curves: Curves | None = None,
     budget: float = 0.1,
     tried: Mapping[str, Policy] | None = None,
-    next_step: str | None = None,
+    effects: Sequence[Effect] = (),
+    next_steps: Sequence[tuple[str, str]] = (),
     source: Mapping[str, Any] | None = None,
 ) -> str:
     """The report of a run as HTML, with neither scripts nor anything from elsewhere.
@@ -57,7 +56,8 @@ def page(
         curves: what a guard saw.
         budget: fraction of the accuracy that an operation may lose.
         tried: policies that were tried, by name; shown where ``policy`` changes nothing.
-        next_step: a command to go on with.
+        effects: what a screening found of each operation.
+        next_steps: what to do next: a sentence, and what to copy.
         source: how the dataset was opened.
 
     Example:
@@ -70,8 +70,9 @@ def page(
     facts = {"source": dict(source or {}), **{key: provenance[key] for key in provenance if key != "diagnosis"}}
     settings = list(_flat(facts))
     sections = [
-        *([] if next_step is None else [code(next_step)]),
+        *_next(next_steps),
         *(race_sections(race, kept, behind) if race else []),
+        *(screening_sections(effects) if effects else []),
         *(operation_sections(curves, budget) if curves else []),
         *(_tried(tried or {}, images) if changes_nothing(policy) else _pictures(policy, images)),
         *(_course(policy, metrics) if metrics else []),
@@ -79,6 +80,13 @@ def page(
         *(["<h2>Settings and versions</h2>", table(("setting", "value"), settings)] if settings else []),
     ]
     return document(f"Search of {policy.name}", verdict, sections)
+
+
+def _next(steps: Sequence[tuple[str, str]]) -> Iterable[str]:
+    if steps:
+        yield "<h2>What to do next</h2>"
+    for sentence, copied in steps:
+        yield f"<p>{escape(sentence)}</p>{code(copied)}"
 
 
 def changes_nothing(policy: Policy) -> bool:
@@ -101,88 +109,6 @@ def how_to_use(policy: Policy, path: Path) -> str:
     if changes_nothing(policy):
         return "it changes nothing: train without augmentation"
     return f"augment with FasterAutoAugment.from_pretrained({str(path)!r})"
-
-
-# --- the race ---------------------------------------------------------------------------------------------------------
-
-
-def race_sections(
-    rows: Rows, kept: str | None = None, behind: Mapping[str, tuple[float, float]] | None = None
-) -> list[str]:
-    """Bars of held-out errors with intervals, and the numbers as a table; arguments as of `page`."""
-    errors: dict[str, dict[int, float]] = {}
-    losses: dict[str, list[float]] = {}
-    for row in rows:
-        errors.setdefault(row["contender"], {})[row["replicate"]] = 100 * row["error"]
-        losses.setdefault(row["contender"], []).append(row["loss"])
-    most = max(map(len, errors.values()))
-    means = {name: statistics.fmean(values.values()) for name, values in errors.items()}
-    if kept not in errors:
-        kept = min((name for name in errors if len(errors[name]) == most), key=means.__getitem__)
-    compared = sorted(compared_with(kept, errors), key=lambda each: (each.label != kept, each.mean))
-    intervals = {each.label: _interval(each, kept, behind) for each in compared}
-    bars = [
-        Bar(
-            each.label,
-            each.mean,
-            each.values,
-            None if intervals[each.label] is None else intervals[each.label][1],  # type: ignore[index]
-            _difference(intervals[each.label]),
-            emphasised=each.label == kept,
-        )
-        for each in compared
-    ]
-    chart = bar_chart(bars, reference=means[kept], title=f"Errors on held-out images; {kept} is kept")
-    return [
-        "<h2>What was tried</h2>",
-        f'<div class="bars">{chart}</div>',
-        dim(
-            "Errors on images that the networks were not trained on: the mean, and small each network's. The dashed "
-            f"line is {kept}. Behind a mean stand the paired difference to it and its 95 % interval, in points; a bar "
-            "that does not reach the line is told apart."
-        ),
-        table(
-            ("contender", "networks", "error, %", f"− {kept}", "cross entropy"),
-            (
-                (
-                    each.label,
-                    len(each.values),
-                    _mean(each.values),
-                    _difference(intervals[each.label]),
-                    f"{statistics.fmean(losses[each.label]):.3f}",
-                )
-                for each in compared
-            ),
-            numbers=(1, 2, 3, 4),
-        ),
-    ]
-
-
-def _interval(
-    compared: Compared, kept: str, behind: Mapping[str, tuple[float, float]] | None
-) -> tuple[float, float | None] | None:
-    """Difference to the kept contender and half of its interval, in percentage points; None for itself."""
-    if compared.label == kept:
-        return None
-    if behind is not None and compared.label in behind:
-        mean, width = behind[compared.label]
-        return 100 * mean, 100 * width
-    if compared.difference is None:
-        return None
-    return compared.difference.mean, compared.difference.half_width if compared.difference.n > 1 else None
-
-
-def _difference(interval: tuple[float, float | None] | None) -> str:
-    if interval is None:
-        return ""
-    mean, width = interval
-    text = f"{mean:+.2f}" if width is None else f"{mean:+.2f} ± {width:.2f}"
-    return text.replace("-", "−")
-
-
-def _mean(values: Sequence[float]) -> str:
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.2f}{deviation}"
 
 
 # --- the operations ---------------------------------------------------------------------------------------------------
@@ -258,6 +184,9 @@ def _accuracies(points: Sequence[Point]) -> str:
 def _pictures(policy: Policy, images: Tensor) -> Iterable[str]:
     """Originals, and beside each what a sub-policy makes of it."""
     shown = min(len(policy), _SHOWN)
+    yield "<h2>What the policy applies</h2>"
+    yield f'<div class="bars">{share_bars(policy.effective_share())}</div>'
+    yield dim("How often a stage applies each operation: chosen × probability, mean over all stages.")
     yield "<h2>The policy in pictures</h2>"
     yield dim(
         f"{shown} of {len(policy)} sub-policies. Each image draws one of them, with equal chance. A dash: the stage "

@@ -7,18 +7,26 @@ from fasteraa_transforms.search.runtime.output import say
 
 
 class Events(Protocol):
-    """Where scalars are added; TensorBoard's `SummaryWriter`."""
+    """Where scalars and pictures are added; TensorBoard's `SummaryWriter`."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> Any:
         """Add one scalar."""
+
+    def add_image(self, tag: str, img_tensor: Any, global_step: int, *, dataformats: str) -> Any:
+        """Add a picture, uint8 [H, W, 3] where ``dataformats`` is "HWC"."""
 
     def close(self) -> None:
         """Write what is left."""
 
 
-class _Nowhere:
+class Nowhere:
+    """Events that are dropped."""
+
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
         """Drop the scalar."""
+
+    def add_image(self, tag: str, img_tensor: Any, global_step: int, *, dataformats: str) -> None:
+        """Drop the picture."""
 
     def close(self) -> None:
         """Do nothing."""
@@ -40,4 +48,4 @@ def open_events(folder: Path, *, purge_step: int | None = None) -> Events:
         return SummaryWriter(str(folder), purge_step=purge_step)
     except UnicodeEncodeError:
         say(f"TensorBoard's events are left out, as it cannot write to {folder} in this locale", error=True)
-        return _Nowhere()
+        return Nowhere()

@@ -5,6 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+from PIL import Image
+
 from fasteraa_transforms.policy.policy import Policy
 from fasteraa_transforms.search.runtime.events import Events, open_events
 from fasteraa_transforms.search.runtime.folder import RunFolder
@@ -55,6 +58,7 @@ class Recorder:
         self.kept = 0
         self.saved: dict[str, Any] = {}  # what the checkpoint holds
         self._events: Events | None = None
+        self._step = 0
 
     def __enter__(self) -> Self:
         return self
@@ -119,15 +123,26 @@ class Recorder:
         if self.folder is None or not rows:
             return
         self.folder.append(rows)
-        if self._events is None:
-            purged = rows[0]["step"] if self.resume else None
-            self._events = open_events(self.folder.path / "tensorboard", purge_step=purged)
+        events = self._opened(self.folder, rows[0]["step"])
         for row in rows:
             for name, value in row.items():
                 if isinstance(value, float):
-                    self._events.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+                    events.add_scalar(f"{row['kind']}/{name}", value, row["step"])
             for name, value in row.get("share", {}).items():
-                self._events.add_scalar(f"share/{name}", value, row["step"])
+                events.add_scalar(f"share/{name}", value, row["step"])
+        self._step = rows[-1]["step"]
+
+    def show(self, name: str, picture: Image.Image) -> None:
+        """Add a picture to TensorBoard's events, at the step of the last row."""
+        if self.folder is not None:
+            pixels = np.asarray(picture.convert("RGB"))
+            self._opened(self.folder, self._step).add_image(name, pixels, self._step, dataformats="HWC")
+
+    def _opened(self, folder: RunFolder, step: int) -> Events:
+        """The events, which go on at a step."""
+        if self._events is None:
+            self._events = open_events(folder.path / "tensorboard", purge_step=step if self.resume else None)
+        return self._events
 
     def forget_after(self, epoch: int) -> None:
         """Drop the rows that are later than the checkpoint, which has ``epoch`` whole epochs."""
