@@ -8,12 +8,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout, suppress
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from textwrap import fill
 from unittest.mock import patch
 
 import torch
+from measured import chart, shipped
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import Tensor
@@ -28,6 +28,7 @@ from fasteraa_transforms.policy.text import physical_text
 from fasteraa_transforms.search import evaluate as evaluating
 from fasteraa_transforms.search import operations as looking_at
 from fasteraa_transforms.search.algorithm.diagnosis import Diagnosis, Distance, Trial
+from fasteraa_transforms.search.report.charts import share_bars
 
 PICTURES = Path(__file__).parents[1] / "generated"  # not under version control
 MAGNITUDES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -35,6 +36,7 @@ MAGNITUDES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _SIDE = 224  # pixels that the photographs are augmented at
 _TILE = 128  # and that they are shown at
 _SAMPLES = 3  # augmentations beside an original
+_DRAWS = 6  # of a whole policy for each photograph
 _LISTED = 4  # candidates of a stage that are named
 _COLUMNS = 88  # of the help of a command
 
@@ -77,21 +79,53 @@ def _operation_cells(operation: Operation, sign: int | None, images: Tensor) -> 
 
 
 def policies() -> str:
-    """The shipped policies: where each comes from, and what its sub-policies do to two photographs."""
-    entries = sorted(
-        (files("fasteraa_transforms") / "policies").iterdir(), key=lambda entry: entry.name.removesuffix(".json")
-    )
-    return "\n\n".join(
-        "\n".join(_policy(entry.name.removesuffix(".json"), Policy.from_json(entry.read_text(), source=entry.name)))
-        for entry in entries
-        if entry.name.endswith(".json")
-    )
+    """The shipped policies: what each applies and what that looks like; folded, where it comes from and its parts."""
+    return "\n\n".join("\n".join(_policy(name, policy)) for name, policy in shipped().items())
 
 
 def _policy(name: str, policy: Policy) -> Iterator[str]:
     yield f"## {name}\n"
-    yield f'`FasterAutoAugment.from_pretrained("{name}")`\n'
+    yield f'`FasterAutoAugment.from_pretrained("{name}")`: {_summary(policy)}\n'
+    yield chart(share_bars(policy.effective_share())) + "\n"
+    yield from _whole(name, policy)
+    yield "\n<details><summary>Where it comes from</summary>\n"
     yield from _provenance(policy)
+    yield "\n</details>\n"
+    yield f"<details><summary>{_count(len(policy))}, one by one</summary>\n"
+    yield from _sub_policies(name, policy)
+    yield "\n</details>"
+
+
+def _count(sub_policies: int) -> str:
+    return f"{sub_policies} sub-polic{'ies' if sub_policies != 1 else 'y'}"
+
+
+def _summary(policy: Policy) -> str:
+    """A sentence about what a policy does to an image."""
+    share = policy.effective_share()
+    applied = policy.stages * sum(share.values())
+    used = sorted((name for name in share if share[name] > 0), key=lambda name: -share[name])
+    if not used:
+        return "it leaves every image as it is."
+    often = ", ".join(f"`{name}`" for name in used[:3])
+    more = f", most often {often}" if len(used) > 3 else ""
+    return f"{applied:.1f} operations an image on average, of {len(used)}{more}."
+
+
+def _whole(name: str, policy: Policy) -> Iterator[str]:
+    """Six draws of the whole policy for each of the two photographs."""
+    images = _photographs()
+    batch = images.repeat(_DRAWS, 1, 1, 1)
+    plan = policy.sample(len(batch), generator=torch.Generator().manual_seed(1))
+    augmented = apply(batch, plan)
+    for j in range(len(images)):
+        drawn = range(j, len(batch), len(images))
+        path = _save(f"{name}-whole-{j}", [augmented[i] for i in drawn])
+        yield f"![{'; '.join(_steps(plan, i) for i in drawn)}]({path}){{.whole}}"
+
+
+def _sub_policies(name: str, policy: Policy) -> Iterator[str]:
+    """What each sub-policy is made of, and what it makes of the two photographs."""
     images = _photographs()
     generator = torch.Generator().manual_seed(0)
     for index, sub_policy in enumerate(policy.sub_policies):
@@ -99,7 +133,7 @@ def _policy(name: str, policy: Policy) -> Iterator[str]:
         batch = images.repeat(_SAMPLES, 1, 1, 1)
         plan = Policy([sub_policy]).sample(len(batch), generator=generator)
         augmented = apply(batch, plan)
-        yield f"\n### {name}, sub-policy {index}\n"
+        yield f"\n**Sub-policy {index}**\n"
         for k, stage in enumerate(sub_policy):
             yield f"- stage {k}: {_stage(stage)}"
         yield ""

@@ -1,6 +1,6 @@
 """The Markdown of the repository as pages: what differs between a page there and the same page on the site.
 
-- A comment `<!-- generated: NAME -->` is replaced by what the function NAME of `generated.py` returns.
+- A comment `<!-- generated: NAME -->` is replaced by what the function NAME of `generated.py` or `measured.py` returns.
 - The pages in `INCLUDED` are files from outside of docs/.
 - A link out of docs/ leads to the page that such a file is here. Where there is none, to the file under `source_url`,
   or, where that is not set, to a copy of the file; a folder is named without a link.
@@ -14,6 +14,7 @@ from pathlib import Path
 from posixpath import dirname, join, normpath
 
 import generated
+import measured
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
@@ -31,6 +32,9 @@ INCLUDED = {
     "measured": "README.md#What was measured",
 }
 """Pages, and the file, or the section of a file, that each shows."""
+
+CHARTS = {"benchmarks": "speed"}
+"""Pages that a script writes, and the function whose charts they get on the site."""
 
 _PAGES = {"README.md": "/index.md", "README.md#what-was-measured": "/measured.md"} | {
     file: f"/{name}.md" for name, file in INCLUDED.items()
@@ -68,9 +72,28 @@ def _read(app: Sphinx, docname: str, content: list[str]) -> None:
         if heading:
             text = "# " + heading + text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
         app.env.note_dependency(ROOT / file)
-        content[0] = leading(text, source=file)
+        content[0] = _filled(leading(text, source=file))
     elif source.endswith(".md"):
-        content[0] = _GENERATED.sub(lambda match: getattr(generated, match[1])(), leading(text))
+        content[0] = _filled(leading(_with_charts(docname, text)))
+
+
+def _filled(text: str) -> str:
+    """The text with what the comments in it ask for."""
+
+    def made(match: re.Match[str]) -> str:
+        module = generated if hasattr(generated, match[1]) else measured
+        result: str = getattr(module, match[1])()
+        return result
+
+    return _GENERATED.sub(made, text)
+
+
+def _with_charts(docname: str, text: str) -> str:
+    """A page that a script writes, with the charts that the site adds below its title."""
+    if docname not in CHARTS or "<!-- generated: " in text:
+        return text
+    title, rest = text.split("\n", 1)
+    return f"{title}\n\n<!-- generated: {CHARTS[docname]} -->\n{rest}"
 
 
 def _with_links(markdown: str, source: str, source_url: str) -> str:

@@ -1,6 +1,7 @@
 """The site: what it makes of the code, a reference without gaps, and no link that leads nowhere."""
 
 import importlib
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -123,7 +125,10 @@ def test_every_shipped_policy_is_shown(generated: ModuleType) -> None:
     assert re.findall(r"^## (\S+)$", text, re.MULTILINE) == sorted(names)
     for name in names:
         policy = Policy.from_json((folder / f"{name}.json").read_text())
-        assert text.count(f"### {name}, sub-policy ") == len(policy)
+        part = text.split(f"## {name}\n")[1].partition("\n## ")[0]
+        assert part.count("**Sub-policy ") == len(policy)
+        assert part.index("<svg") < part.index("{.whole}") < part.index("<details>")  # what it does comes first
+        assert part.count("<details>") == part.count("</details>") == 2
         assert len(list(generated.PICTURES.glob(f"{name}-[0-9]*-[01].webp"))) == 2 * len(policy)
 
 
@@ -197,3 +202,113 @@ def test_links_to_files_that_are_no_pages(link: Callable[..., str]) -> None:
 def test_links_that_lead_nowhere_are_warned_of(link: Callable[..., str], caplog: pytest.LogCaptureFixture) -> None:
     assert link("[a](missing.md)") == "a"
     assert "docs/evaluation.md links to missing.md, which does not exist" in caplog.text
+
+
+# --- charts of what was measured --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measured() -> ModuleType:
+    return _extension("measured")
+
+
+def _bars(markdown: str) -> list[dict[str, float]]:
+    """The bars of each chart of lengths: how long each is, by its label."""
+    charts = re.findall(r"<svg.*?</svg>", markdown, re.DOTALL)
+    found = []
+    for chart in charts:
+        widths = [float(each) for each in re.findall(r'<rect .*? width="([\d.]+)"', chart)]
+        labels = re.findall(r'<text x="0" [^>]*>([^<]+)</text>', chart)
+        found.append(dict(zip(labels, widths, strict=False)))
+    return found
+
+
+def test_bars_of_speed_are_as_long_as_the_times(measured: ModuleType) -> None:
+    rows = json.loads((ROOT / "benchmarks" / "augment.json").read_text())["rows"]
+    text = measured.speed()
+    assert re.findall(r"<figcaption>(.*?)</figcaption>", text) == [row["name"] for row in rows]
+    for row, bars in zip(rows, _bars(text), strict=True):
+        times = sorted(result["median"] for result in row["results"].values())
+        assert list(bars.values()) == pytest.approx([161 * time / times[-1] for time in times], abs=0.1)
+        assert "this" in bars
+    assert "do not edit" not in text
+    assert "target" not in text
+
+
+def test_every_shipped_policy_has_its_shares(measured: ModuleType) -> None:
+    charts = _bars(measured.shares())
+    assert len(charts) == len(measured.shipped())
+    for bars, policy in zip(charts, measured.shipped().values(), strict=True):
+        shares = policy.effective_share()
+        top = max(shares.values())
+        used = {name: share for name, share in shares.items() if share >= 0.0005}
+        drawn = {name: width for name, width in bars.items() if name in OPERATIONS}
+        assert drawn == pytest.approx({name: 202 * share / top for name, share in used.items()}, abs=0.1)
+
+
+def test_charts_of_the_search(measured: ModuleType) -> None:
+    race = measured.race()
+    found = next(row for row in measured.rows_of("search/experiments/suite/rows.jsonl") if row["kind"] == "search")
+    assert race.count("<title>") == len(found["standings"])
+    assert f"{100 * found['standings'][0]['error']:.2f} %" in race
+    strength = measured.strength()
+    arms = {row["arm"] for row in measured.rows_of("search/experiments/strength/digits/rows.jsonl")}
+    assert strength.count("<circle") == len(arms - {"none", "TrivialAugment"})
+    assert "paper: strength 0.037, 10.0 %" in strength
+    collapse = measured.collapse()
+    assert "strength 0.119 → 0.055" in collapse
+    assert collapse.count("<svg") == 1 + len(OPERATIONS)
+    for text in (race, strength, collapse):
+        for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
+            ElementTree.fromstring(svg)
+
+
+CONTROLS = ("none", "cutout", "random", "trivialaugment", "uniform")
+
+
+def _case(data: str, seed: int, **errors: float) -> list[dict[str, object]]:
+    return [
+        {"kind": "test", "data": data, "seed": seed, "augmentation": name, "error": error / 100}
+        for name, error in errors.items()
+    ]
+
+
+def test_the_suite_with_whatever_rows_there_are(measured: ModuleType) -> None:
+    assert list(measured._suite([])) == ["No training of the suite is done yet."]
+    some = _case("silhouettes", 0, searched=3.0, none=4.0)
+    text = "\n".join(measured._suite(some))
+    assert "| **searched** | 3.00 (1) |" in text
+    assert "regret" not in text
+    assert "1 seed." in text
+    whole = [
+        *_case("silhouettes", 0, searched=3.0, **dict(zip(CONTROLS, (4.0, 3.5, 3.6, 3.7, 3.8), strict=True))),
+        *_case("silhouettes", 1, searched=3.2, **dict(zip(CONTROLS, (4.0, 3.0, 3.6, 3.7, 3.8), strict=True))),
+        *_case("a set of tomorrow", 0, searched=9.0, none=8.0),
+        {"kind": "search", "data": "silhouettes", "seed": 0, "images": 1000, "kept": "uniform", "seconds": 120},
+    ]
+    text = "\n".join(measured._suite(whole))
+    # Regret of searched: -0.5 and +0.2; of cutout, the best control of both: 0.
+    assert "| **searched** | 3.10 (2) | 9.00 (1) | -0.15 | +0.20 |" in text
+    assert "| cutout | 3.25 (2) | – | +0.00 | +0.00 |" in text
+    assert "over the 2 pairs of data set and seed" in text
+    assert "## A set of tomorrow" in text
+    assert "1,000 training images; 2 seeds." in text
+    assert "The search kept `uniform`; it took 2 minutes." in text
+
+
+def test_the_suite_as_it_is(measured: ModuleType) -> None:
+    text = measured.suite()
+    for data in {row["data"] for row in measured.rows_of("search/experiments/suite/rows.jsonl")}:
+        assert f"## {data[:1].upper()}{data[1:]}" in text
+    for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
+        ElementTree.fromstring(svg)
+
+
+def test_a_page_that_a_script_writes_gets_its_charts() -> None:
+    pytest.importorskip("sphinx", reason="the site needs the extra docs")
+    pages = _extension("pages")
+    assert pages._with_charts("benchmarks", "# Title\n\ntext") == "# Title\n\n<!-- generated: speed -->\n\ntext"
+    asked = "# Title\n\n<!-- generated: speed -->\n"
+    assert pages._with_charts("benchmarks", asked) == asked
+    assert pages._with_charts("search", "# Title\n") == "# Title\n"
+    assert "<svg" in pages._filled("<!-- generated: shares -->")

@@ -189,24 +189,64 @@ def share_bars(shares: Mapping[str, float]) -> str:
         >>> svg.index("rotate") < svg.index("flip"), "25.0 %" in svg, "never: invert" in svg
         (True, True, True)
     """
-    row, left, right = 18, 104, 306
-    used = sorted((name for name in shares if shares[name] > 0), key=lambda name: -shares[name])
-    top = max(shares.values(), default=0.0) or 1.0
-    parts = []
-    for i, name in enumerate(used):
-        y, width = row * i, (right - left) * shares[name] / top
-        parts.append(
-            f'<text x="0" y="{y + 13}">{escape(name)}</text>'
-            f'<rect x="{left}" y="{y + 3}" width="{width:.1f}" height="12" rx="2" fill="{ACCENT}"/>'
-            f'<text x="{left + width + 5:.1f}" y="{y + 13}">{100 * shares[name]:.1f} %</text>'
-        )
+    used = sorted((name for name in shares if shares[name] >= 0.0005), key=lambda name: -shares[name])
+    rows = [Length(name, shares[name], f"{100 * shares[name]:.1f} %", emphasised=True) for name in used]
     never = [name for name in shares if not shares[name]]
-    lines = _wrapped(f"never: {', '.join(never)}", 58, 4) if never else []
+    rest = {"less than 0.1 %": [name for name in shares if 0 < shares[name] < 0.0005], "never": never}
+    below = "; ".join(f"{words}: {', '.join(names)}" for words, names in rest.items() if names)
+    return length_chart(rows, title="Share of each operation", below=below)
+
+
+@dataclass(frozen=True)
+class Length:
+    """One row of a chart of lengths.
+
+    Attributes:
+        label: what it is called.
+        value: how long its bar is; 0 or more.
+        text: right of the bar.
+        emphasised: whether it is one that the page is about.
+    """
+
+    label: str
+    value: float
+    text: str
+    emphasised: bool = False
+
+
+def length_chart(rows: Sequence[Length], *, title: str, below: str = "", label_width: int = 104) -> str:
+    """Bars that begin at 0, one row each, as an SVG element.
+
+    Args:
+        rows: from the first row to the last.
+        title: what is read in the place of the chart.
+        below: a sentence below the bars.
+        label_width: room for the labels, in pixels.
+
+    Example:
+        >>> svg = length_chart([Length("a", 2.0, "2 s"), Length("b", 1.0, "1 s")], title="time", label_width=60)
+        >>> [part.split('"')[0] for part in svg.split(' width="')[1:]]
+        ['246.0', '123.0']
+    """
+    row, right = 18, 306
+    top = max((each.value for each in rows), default=0.0) or 1.0
+    parts = []
+    for i, each in enumerate(rows):
+        y, width = row * i, (right - label_width) * each.value / top
+        colour, opacity = (ACCENT, 1) if each.emphasised else ("currentColor", 0.45)
+        weight = ' font-weight="600"' if each.emphasised and not all(other.emphasised for other in rows) else ""
+        parts.append(
+            f'<text x="0" y="{y + 13}"{weight}>{escape(each.label)}</text>'
+            f'<rect x="{label_width}" y="{y + 3}" width="{width:.1f}" height="12" rx="2" fill="{colour}" '
+            f'opacity="{opacity}"/>'
+            f'<text x="{label_width + width + 5:.1f}" y="{y + 13}"{weight}>{escape(each.text)}</text>'
+        )
+    lines = _wrapped(below, 58, 4) if below else []
     parts += [
-        f'<text x="0" y="{row * len(used) + 15 + 14 * i}" opacity=".75">{escape(line)}</text>'
+        f'<text x="0" y="{row * len(rows) + 15 + 14 * i}" opacity=".75">{escape(line)}</text>'
         for i, line in enumerate(lines)
     ]
-    return _svg(_WIDTH, row * len(used) + 6 + 14 * len(lines), "Share of each operation", parts)
+    return _svg(_WIDTH, row * len(rows) + 6 + 14 * len(lines), title, parts)
 
 
 # --- what an operation does to the classes ----------------------------------------------------------------------------

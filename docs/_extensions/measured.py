@@ -1,0 +1,336 @@
+"""What the site draws of the rows that are kept: speed, the suite, a race, strength and error, the paper's objective.
+
+Each function returns Markdown with its charts inside, as they stand in the colours of the page. `pages.py` puts it in
+the place of a comment `<!-- generated: NAME -->`. Whatever rows there are when the site is built are drawn.
+"""
+
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fasteraa_transforms import Policy
+from fasteraa_transforms.search.report.charts import (
+    ACCENT,
+    LINE,
+    Bar,
+    Length,
+    bar_chart,
+    length_chart,
+    share_bars,
+    share_chart,
+)
+
+ROOT = Path(__file__).parents[2]
+
+SUITE = {
+    "digits": "handwritten digits, 8×8 shown at 32×32 pixels",
+    "silhouettes": "silhouettes of animals, 28×28",
+    "fashion": "clothes, 28×28 (Fashion-MNIST)",
+    "solar": "photographs of solar cells, 48×48",
+    "svhn": "house numbers, 32×32 (SVHN)",
+    "cifar10": "photographs of ten kinds, 32×32 (CIFAR-10)",
+    "cifar100": "photographs of a hundred kinds, 32×32 (CIFAR-100)",
+    "imagenet": "photographs of a hundred kinds (ImageNet)",
+}
+"""What the images of each data set of the suite show."""
+
+_WHOLE = 6  # augmentations, from which on a regret says something
+
+_LIBRARIES = {
+    "fasteraa_transforms, shipped cifar10-paper policy": "this, shipped policy",
+    "fasteraa_transforms": "this",
+    "albumentations, as TrivialAugment": "albumentations",
+}
+
+
+def rows_of(path: str) -> list[dict[str, Any]]:
+    """The rows of a file of the repository; none if it is not there."""
+    file = ROOT / path
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines() if line] if file.exists() else []
+
+
+def chart(svg: str, caption: str = "") -> str:
+    """A chart as HTML between two paragraphs of Markdown."""
+    below = f"<figcaption>{caption}</figcaption>" if caption else ""
+    return f'<figure class="chart">{svg}{below}</figure>'
+
+
+def charts(parts: Iterable[str], kind: str = "charts") -> str:
+    """Charts beside each other, as many as have room."""
+    return f'<div class="{kind}">{"".join(parts)}</div>'
+
+
+# --- speed ------------------------------------------------------------------------------------------------------------
+
+
+def speed() -> str:
+    """Time of each library, a chart for each kind of input."""
+    document = json.loads((ROOT / "benchmarks" / "augment.json").read_text("utf-8"))
+    parts = []
+    for row in document["rows"]:
+        times = sorted(row["results"].items(), key=lambda item: item[1]["median"])
+        bars = [
+            Length(
+                _LIBRARIES.get(name, name),
+                result["median"],
+                _time(result["median"]),
+                name.startswith("fasteraa_transforms"),
+            )
+            for name, result in times
+        ]
+        svg = length_chart(bars, title=f"{row['name']}: time an image", label_width=145)
+        parts.append(chart(svg, escape(row["name"])))
+    return f"Time an image, the fastest first; “this” is this package.\n\n{charts(parts)}\n"
+
+
+def _time(microseconds: float) -> str:
+    if microseconds >= 1000:
+        return f"{microseconds / 1000:.1f} ms"
+    return f"{microseconds:.0f} µs" if microseconds >= 100 else f"{microseconds:.1f} µs"
+
+
+# --- policies ---------------------------------------------------------------------------------------------------------
+
+
+@cache
+def shipped() -> dict[str, Policy]:
+    """The policies that come with the package, by name."""
+    entries = [entry for entry in (files("fasteraa_transforms") / "policies").iterdir() if entry.name.endswith(".json")]
+    found = {
+        entry.name.removesuffix(".json"): Policy.from_json(entry.read_text(encoding="utf-8"), source=entry.name)
+        for entry in entries
+    }
+    return dict(sorted(found.items()))
+
+
+def shares() -> str:
+    """How often each shipped policy applies each operation."""
+    return charts(chart(share_bars(policy.effective_share()), name) for name, policy in shipped().items()) + "\n"
+
+
+# --- the search -------------------------------------------------------------------------------------------------------
+
+
+def race() -> str:
+    """The race of a search of the suite, the first one that has its row."""
+    found = next((row for row in rows_of("search/experiments/suite/rows.jsonl") if row["kind"] == "search"), None)
+    if found is None:
+        return ""
+    leader = found["standings"][0]["contender"]
+    bars = [
+        Bar(
+            each["contender"],
+            100 * each["error"],
+            (),
+            None if each["contender"] == leader else 100 * each["error_half_width"],
+            f"({each['replicates']})",
+            each["contender"] == leader,
+        )
+        for each in found["standings"]
+    ]
+    svg = bar_chart(bars, reference=bars[0].mean, title=f"The race on {found['data']}")
+    caption = (
+        f"A race on {found['images']:,} {found['data']}: held-out error of each contender, with the 95 % interval of "
+        f"its difference to {escape(leader)}, which was kept; in brackets the number of networks."
+    )
+    return chart(svg, caption) + "\n"
+
+
+def strength() -> str:
+    """How strong the policies of each arm are, against the error of networks trained with them: digits, 60 images."""
+    rows = [row for row in rows_of("search/experiments/strength/digits/rows.jsonl") if row["count"] == 60]
+    arms: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        arms.setdefault(row["arm"], []).append(row)
+    points = {
+        arm: (statistics.fmean(row["strength"] for row in found), _mean_error(found))
+        for arm, found in arms.items()
+        if all("strength" in row for row in found)
+    }
+    lines = {arm: _mean_error(arms[arm]) for arm in ("none", "TrivialAugment") if arm in arms}
+    caption = (
+        "Each dot is an arm, mean of four seeds: blue was searched, grey is a random policy. Across: how much its "
+        "policy changes images, mean |S(X) − X|. Up: test error of networks trained with it. Pointing at a dot shows "
+        "its name."
+    )
+    return chart(_scatter(points, lines), caption) + "\n"
+
+
+def _mean_error(rows: Sequence[Mapping[str, Any]]) -> float:
+    return 100 * statistics.fmean(statistics.fmean(row["error"]) for row in rows)
+
+
+_NAMED = {"paper": "the paper’s search", "default: all four": "the default", "random start": "random start"}
+
+
+def _scatter(points: Mapping[str, tuple[float, float]], lines: Mapping[str, float]) -> str:
+    left, right, top, bottom = 34, 350, 8, 190
+    errors = [y for _, y in points.values()] + list(lines.values())
+    low, high = min(errors) - 0.4, max(errors) + 0.4
+    widest = 1.05 * max(x for x, _ in points.values())
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return left + (right - left) * x / widest, bottom - (bottom - top) * (y - low) / (high - low)
+
+    parts = [f'<path d="M{left} {top}V{bottom}H{right}" fill="none" stroke="currentColor" opacity=".35"/>']
+    for tick in range(int(low) + 1, int(high) + 1):
+        y = place(0, tick)[1]
+        parts.append(f'<text x="{left - 5}" y="{y + 4:.1f}" text-anchor="end" opacity=".75">{tick} %</text>')
+    for tick in (0.0, 0.05, 0.1, 0.15):
+        if tick <= widest:
+            x = place(tick, low)[0]
+            parts.append(f'<text x="{x:.1f}" y="{bottom + 15}" text-anchor="middle" opacity=".75">{tick:g}</text>')
+    for name, error in lines.items():
+        y = place(0, error)[1]
+        parts.append(f'<path d="M{left} {y:.1f}H{right}" stroke="{LINE}" stroke-dasharray="4 3"/>')
+        parts.append(f'<text x="{right}" y="{y - 4:.1f}" text-anchor="end">{name}</text>')
+    for arm, (strength, error) in points.items():
+        x, y = place(strength, error)
+        colour = "currentColor" if arm.startswith("random") else ACCENT
+        parts.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}" opacity=".8"><title>{escape(arm)}: strength '
+            f"{strength:.3f}, {error:.1f} %</title></circle>"
+        )
+        if arm in _NAMED:
+            parts.append(f'<text x="{x + 7:.1f}" y="{y + 4:.1f}">{_NAMED[arm]}</text>')
+    return _svg(bottom + 20, "Test error against the strength of the policy", parts)
+
+
+def _svg(height: float, title: str, parts: Sequence[str]) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 360 {height}" role="img" aria-label="{escape(title)}" '
+        f'font-family="system-ui, sans-serif" font-size="11.5" fill="currentColor">{"".join(parts)}</svg>'
+    )
+
+
+def collapse() -> str:
+    """What the paper's objective does to a policy: its strength, and the share of each operation, epoch by epoch."""
+    epochs = [row for row in rows_of("search/runs/cifar10-paper/metrics.jsonl") if row["kind"] == "epoch"]
+    values = [row["strength"] for row in epochs]
+    left, right, top, bottom = 34, 350, 14, 110
+    most = max(values)
+    path = " ".join(
+        f"{left + (right - left) * i / (len(values) - 1):.1f},{bottom - (bottom - top) * value / most:.1f}"
+        for i, value in enumerate(values)
+    )
+    parts = [
+        f'<path d="M{left} {top}V{bottom}H{right}" fill="none" stroke="currentColor" opacity=".35"/>',
+        f'<text x="{left - 5}" y="{top + 4}" text-anchor="end" opacity=".75">{most:.2f}</text>',
+        f'<text x="{left - 5}" y="{bottom + 4}" text-anchor="end" opacity=".75">0</text>',
+        f'<polyline points="{path}" fill="none" stroke="{ACCENT}" stroke-width="2"/>',
+        f'<text x="{right}" y="{bottom + 15}" text-anchor="end" opacity=".75">epoch {len(values) - 1}</text>',
+        f'<text x="{left}" y="{bottom + 15}" opacity=".75">start</text>',
+        f'<text x="{right}" y="{bottom - (bottom - top) * values[-1] / most - 8:.1f}" text-anchor="end">strength '
+        f"{values[0]:.3f} → {values[-1]:.3f}</text>",
+    ]
+    caption = (
+        "The paper’s objective on CIFAR-10: how much the policy changes images, mean |S(X) − X|, falls from epoch to "
+        "epoch."
+    )
+    top_share = max(max(row["share"].values()) for row in epochs)
+    small = (
+        f"<div>{share_chart(name, [row['share'][name] for row in epochs], top=top_share)}</div>"
+        for name in epochs[0]["share"]
+    )
+    whole = chart(_svg(bottom + 20, "Strength of the policy by epoch", parts), caption)
+    below = "The share of each operation in the same search, selection × probability; all charts have the same scale.\n"
+    return f"{whole}\n\n{charts(small, 'small-charts')}\n\n{below}"
+
+
+# --- the suite --------------------------------------------------------------------------------------------------------
+
+
+def suite() -> str:
+    """Errors of every augmentation on every data set of the suite, as charts and as a table."""
+    return "\n".join(_suite(rows_of("search/experiments/suite/rows.jsonl")))
+
+
+def _suite(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    errors = errors_of(rows)
+    if not errors:
+        yield "No training of the suite is done yet."
+        return
+    kept = {(row["data"], row["seed"]): row["kept"] for row in rows if row["kind"] == "search"}
+    yield "## The table\n"
+    yield from suite_table(errors)
+    for data in dict.fromkeys(name for name, _ in errors):
+        cases = {seed: found for (name, seed), found in errors.items() if name == data}
+        yield f"\n## {data[:1].upper()}{data[1:]}\n"
+        searches = [row for row in rows if row["kind"] == "search" and row["data"] == data]
+        images = f"{searches[0]['images']:,} training images; " if searches else ""
+        yield f"{SUITE.get(data, data)[:1].upper()}{SUITE.get(data, data)[1:]}; {images}{_seeds(len(cases))}.\n"
+        if told := [f"`{kept[data, seed]}`" for seed in cases if (data, seed) in kept]:
+            seconds = [row["seconds"] for row in searches]
+            minutes = statistics.fmean(seconds) / 60
+            yield f"The search kept {', '.join(dict.fromkeys(told))}; it took {minutes:.0f} minutes.\n"
+        yield _suite_chart(data, cases) + "\n"
+
+
+def errors_of(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], dict[str, float]]:
+    """Test errors in percent: by data set and seed, then by augmentation."""
+    errors: dict[tuple[str, int], dict[str, float]] = {}
+    for row in rows:
+        if row["kind"] == "test":
+            errors.setdefault((row["data"], row["seed"]), {})[row["augmentation"]] = 100 * row["error"]
+    return errors
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' * (count != 1)}"
+
+
+def _suite_chart(data: str, cases: Mapping[int, Mapping[str, float]]) -> str:
+    names = dict.fromkeys(name for found in cases.values() for name in found)
+    values = {name: [found[name] for found in cases.values() if name in found] for name in names}
+    bars = [
+        Bar(name, statistics.fmean(found), found if len(found) > 1 else (), emphasised=name == "searched")
+        for name, found in sorted(values.items(), key=lambda item: statistics.fmean(item[1]))
+    ]
+    line = next((bar.mean for bar in bars if bar.label == "none"), None)
+    return chart(
+        bar_chart(bars, reference=line, title=f"Test errors on {data}"),
+        "Test error: the mean over the seeds, and small each seed’s. The dashed line is no augmentation.",
+    )
+
+
+def regrets(errors: Mapping[tuple[str, int], Mapping[str, float]]) -> dict[str, list[float]]:
+    """Error minus that of the best control on the same data set and seed, where every augmentation was trained."""
+    names = {name for found in errors.values() for name in found}
+    found: dict[str, list[float]] = {}
+    for by_name in errors.values():
+        if set(by_name) != names or "searched" not in names or len(names) < _WHOLE:
+            continue
+        best = min(error for name, error in by_name.items() if name != "searched")
+        for name, error in by_name.items():
+            found.setdefault(name, []).append(error - best)
+    return found
+
+
+def suite_table(errors: Mapping[tuple[str, int], Mapping[str, float]]) -> Iterator[str]:
+    """The table of errors and regrets, in Markdown."""
+    sets = list(dict.fromkeys(data for data, _ in errors))
+    names = list(dict.fromkeys(name for found in errors.values() for name in found))
+    regret = regrets(errors)
+    yield f"| augmentation | {' | '.join(sets)} |{' mean regret | worst |' if regret else ''}"
+    yield "|---|" + "---:|" * (len(sets) + 2 * bool(regret))
+    order = {name: statistics.fmean(regret[name]) for name in regret}
+    for name in sorted(names, key=lambda name: order.get(name, 0.0)):
+        cells = []
+        for data in sets:
+            values = [found[name] for (each, _), found in errors.items() if each == data and name in found]
+            cells.append(f"{statistics.fmean(values):.2f}" + f" ({len(values)})" if values else "–")
+        if regret:
+            cells += [f"{statistics.fmean(regret[name]):+.2f}", f"{max(regret[name]):+.2f}"]
+        yield f"| {'**searched**' if name == 'searched' else name} | {' | '.join(cells)} |"
+    yield "\nTest error in %, mean over the seeds, in brackets how many there are.\n"
+    if regret:
+        count = len(next(iter(regret.values())))
+        yield (
+            "Regret: error minus that of the best control on the same data set and seed, in points. It is over the "
+            f"{count} pair{'s' * (count != 1)} of data set and seed on which every augmentation was trained.\n"
+        )
