@@ -21,6 +21,7 @@ LUMA = (19595, 38470, 7471)  # ITU-R 601-2 in 16.16 fixed point, as Pillow's Con
 # In float32 these weights, their products with 8 bits and the sums of those are exact: they have no more than 24 bits.
 _LUMA = (np.array(LUMA) / 65536).astype(np.float32)[:, None, None]
 _HALF = np.float32(0.5)
+_RAMP = np.arange(256)
 
 
 def column(parameter: Parameters, dtype: Any) -> Any:
@@ -124,6 +125,23 @@ def sharpen(images: Pixels, factor: Parameters, step: int) -> Pixels:
             smooth.astype(np.float32), band[inner].astype(np.float32, order="C"), factor
         )
     return result
+
+
+def contrast_levels(mean: int, factor: float) -> bytes:
+    """The table of ``Image.blend`` with an image of one level, at weight 0."""
+    return (
+        _blend_floats(np.full(256, mean, dtype=np.float32), _RAMP.astype(np.float32), (factor,))
+        .astype(np.uint8)
+        .tobytes()
+    )
+
+
+def auto_contrast_levels(low: int, high: int) -> bytes:
+    """The table of ``ImageOps.autocontrast`` for a channel whose levels lie in [low, high]."""
+    if high <= low:
+        return LEVELS
+    scale = 255.0 / (high - low)
+    return (_RAMP * scale + -low * scale).clip(0, 255).astype(np.uint8).tobytes()
 
 
 def equalize_levels(histograms: NDArray[np.int64], pixels: int) -> Pixels:

@@ -15,7 +15,7 @@ from fasteraa_transforms.operations.geometry import FIXED_POINT_LIMIT, Matrix
 class Source(NamedTuple):
     """Where the pixels of a transformed image come from."""
 
-    pixel: NDArray[np.intp]  # [H W], into the flattened input; any pixel where it would lie outside
+    pixel: NDArray[np.intp]  # [H W], into the flattened input; H W where it would lie outside
     inside: NDArray[np.uint8] | None  # [H W], 255 inside of the input and 0 outside; None if nothing is outside
 
     @property
@@ -23,6 +23,17 @@ class Source(NamedTuple):
         """What it takes in a cache, together with its key."""
         arrays = self.pixel.nbytes + (0 if self.inside is None else self.inside.nbytes)
         return arrays + _OVERHEAD
+
+
+class Shifts(NamedTuple):
+    """Where the rows of a sheared image come from: each from the same row, so many pixels further right."""
+
+    row: NDArray[np.intp]  # [H], in [-W, W]
+
+    @property
+    def bytes(self) -> int:
+        """What it takes in a cache, together with its key."""
+        return self.row.nbytes + _OVERHEAD
 
 
 # Two arrays without their data, the tuple, the key and its numbers, and the entry of the dictionary: 720 bytes by
@@ -40,7 +51,7 @@ class SourceCache:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.bytes = 0
-        self._sources: OrderedDict[tuple[Any, ...], Source] = OrderedDict()
+        self._sources: OrderedDict[tuple[Any, ...], Source | Shifts] = OrderedDict()
         self._lock = threading.Lock()
         if hasattr(os, "register_at_fork"):
             # Else a child forked while another thread holds the lock would wait for it forever.
@@ -50,7 +61,7 @@ class SourceCache:
     def __len__(self) -> int:
         return len(self._sources)
 
-    def get(self, key: tuple[Any, ...]) -> Source | None:
+    def get(self, key: tuple[Any, ...]) -> Source | Shifts | None:
         """The source of this key, which then counts as used last."""
         with self._lock:
             source = self._sources.get(key)
@@ -58,7 +69,7 @@ class SourceCache:
                 self._sources.move_to_end(key)
             return source
 
-    def put(self, key: tuple[Any, ...], source: Source) -> None:
+    def put(self, key: tuple[Any, ...], source: Source | Shifts) -> None:
         """Keep a source, unless it is larger than the whole cache."""
         size = source.bytes
         with self._lock:
@@ -86,30 +97,42 @@ def fits_fixed_point(matrix: Matrix, height: int, width: int) -> bool:
     )
 
 
-def nearest_source(matrix: Matrix, height: int, width: int) -> Source:
-    """Where the pixels of an image of this size come from."""
-    x, y = _nearest_coordinates(matrix, height, width)
+def row_shifts(matrix: Matrix, height: int, width: int) -> Shifts | None:
+    """The shifts of a map that moves each row by itself, as a shear along x does; None for any other map."""
+    a, b, c, d, e, f = matrix
+    if not (a == e == 1 and d == f == 0 and b != 0):
+        return None
+    start, step = _fixed(c + 0.5 + b * 0.5), _fixed(b)
+    return Shifts(((start + step * np.arange(height)) >> 16).clip(-width, width).astype(np.intp))
+
+
+def nearest_source(matrix: Matrix, height: int, width: int, rows: slice | None = None) -> Source:
+    """Where the pixels of an image of this size come from; or those in some of its rows."""
+    x, y = _nearest_coordinates(matrix, height, width, rows)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    index = np.where(inside, y * width + x, 0).astype(np.intp)  # `take` would convert any other type in each call
+    index = np.where(inside, y * width + x, height * width).astype(np.intp)  # `take` would convert any other type
     return Source(index.reshape(-1), None if inside.all() else -inside.reshape(-1).view(np.uint8))
 
 
-def _nearest_coordinates(matrix: Matrix, height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _fixed(value: float) -> int:
+    return math.floor(value * 65536.0 + 0.5)
+
+
+def _nearest_coordinates(
+    matrix: Matrix, height: int, width: int, rows: slice | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Input pixel of each output pixel, ``x`` and ``y``, which broadcast to [H, W]. May lie outside of the image.
 
     Twin of ``ImagingScaleAffine`` in Pillow's Geometry.c where b and d are 0, else of ``affine_fixed``, which computes
-    in 16.16 fixed point.
+    in 16.16 fixed point. Of the rows of the output in a slice, or of all.
     """
     a, b, c, d, e, f = matrix
+    rows = rows or slice(0, height)
     if b == d == 0:
-        return _added_up(c, a, width), _added_up(f, e, height)[:, None]
-    x, y = np.arange(width), np.arange(height)[:, None]
-
-    def fixed(value: float) -> int:
-        return math.floor(value * 65536.0 + 0.5)
-
-    x_in = (fixed(c + a * 0.5 + b * 0.5) + fixed(b) * y) + fixed(a) * x
-    y_in = (fixed(f + d * 0.5 + e * 0.5) + fixed(e) * y) + fixed(d) * x
+        return _added_up(c, a, width), _added_up(f, e, height)[rows, None]
+    x, y = np.arange(width), np.arange(rows.start, rows.stop)[:, None]
+    x_in = (_fixed(c + a * 0.5 + b * 0.5) + _fixed(b) * y) + _fixed(a) * x
+    y_in = (_fixed(f + d * 0.5 + e * 0.5) + _fixed(e) * y) + _fixed(d) * x
     return x_in >> 16, y_in >> 16
 
 

@@ -29,6 +29,7 @@ from fasteraa_transforms.operations import differentiable as _differentiable
 from fasteraa_transforms.operations import pillow as _pillow
 from fasteraa_transforms.operations import sources as _sources
 from fasteraa_transforms.operations import uint8 as _uint8
+from fasteraa_transforms.operations import warp as _warp
 from fasteraa_transforms.operations.extras import Extras
 from fasteraa_transforms.operations.geometry import Affine
 from fasteraa_transforms.operations.kinds import Levels
@@ -593,7 +594,7 @@ def test_check_interpolation_refuses(interpolation: object) -> None:
 def sources(monkeypatch: pytest.MonkeyPatch) -> _sources.SourceCache:
     """An empty cache in the place of the module's own, with room for ten images of 16 × 16."""
     cache = _sources.SourceCache(10 * (16 * 16 * 9 + _sources._OVERHEAD))
-    monkeypatch.setattr(_uint8, "sources", cache)
+    monkeypatch.setattr(_warp, "sources", cache)
     return cache
 
 
@@ -677,7 +678,7 @@ def test_no_parameter_and_no_size_makes_caches_grow_for_ever(name: str, sources:
 
 
 def test_caches_are_bounded() -> None:
-    for module in (_arithmetic, _differentiable, _pillow, _uint8, options, schedule):
+    for module in (_arithmetic, _differentiable, _pillow, _uint8, _warp, options, schedule):
         for name, value in vars(module).items():
             if hasattr(value, "cache_info"):
                 assert value.cache_info().maxsize is not None, name
@@ -754,6 +755,22 @@ def test_pillow_form_keeps_what_is_known_of_the_image(
     every = {"interpolation": interpolation, "fill": 0, "centre": (0.5, 0.5), "partner": image}
     found = OPERATIONS[name].pillow(image, parameters(name, 3)[-1].item(), extras_of(name, **every))
     assert found.info == {"dpi": (72, 72)}
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+@each_form
+def test_pillow_form_gives_an_image_of_pillows_own(
+    name: str, interpolation: InterpolationMode | None, mode: str
+) -> None:
+    """Whatever pixels it was made of: of the mode of the input, also within Pillow, and one that can be drawn on."""
+    image = to_image(pictures(3, 70, 72)["noise"]).convert(mode)
+    every = {"interpolation": interpolation, "fill": 0, "centre": (0.5, 0.5), "partner": image}
+    found = OPERATIONS[name].pillow(image, parameters(name, 3)[-1].item(), extras_of(name, **every))
+    assert (found.mode, found.size) == (image.mode, image.size)
+    Image.blend(found, image, 0.5)  # raises for unlike images
+    colour = image.getpixel((0, 0))
+    found.load()[3, 2] = colour
+    assert found.getpixel((3, 2)) == colour
 
 
 def test_luma_equals_pillow_on_every_colour() -> None:
