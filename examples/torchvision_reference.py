@@ -1,7 +1,7 @@
 """torchvision's reference training, with a policy in the place of --auto-augment.
 
 The order is that of references/classification/presets.py and train.py: crop, flip,
-policy, normalisation, random erasing for each image; MixUp or CutMix for each batch.
+policy, normalisation, random erasing of each image; MixUp or CutMix of each batch.
 
 python examples/torchvision_reference.py
 """

@@ -1,4 +1,4 @@
-"""Ultralytics: the policy as transforms of albumentations, which move boxes as well.
+"""Ultralytics: the policy as transforms of albumentations, which move boxes too.
 
 python examples/ultralytics_detector.py data.yaml   # trains on your data
 python examples/ultralytics_detector.py             # shows one image
