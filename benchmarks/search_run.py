@@ -29,7 +29,7 @@ SEARCHES: dict[str, tuple[str, Settings]] = {
     "SVHN, the paper's settings": ("svhn", Settings.paper()),
     "CIFAR-10, the adversarial search's default settings": (
         "cifar10",
-        Settings(contenders=(), strengths=(1.0, 0.5, 0.25), uniform=()),
+        Settings(contenders=(), strengths=(1.0, 0.5, 0.25)),
     ),
 }
 
@@ -57,7 +57,6 @@ def main() -> None:
     name = "cuda" if arguments.device == "auto" and torch.cuda.is_available() else arguments.device
     device = torch.device("cpu" if name == "auto" else name)
     smoke: dict[str, Any] = {"num_images": 16, "batch_size": 8, "epochs": 3, "critic": "small", "classifier_epochs": 1}
-    smoke["validation_steps"] = 1
     found: dict[str, Any] = {}
     for kind in arguments.searches:
         recipe, settings = SEARCHES[kind]

@@ -3,13 +3,15 @@
 Each function returns Markdown; `pages.py` puts it in the place of a comment `<!-- generated: NAME -->`.
 """
 
+import dataclasses
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -27,7 +29,7 @@ from fasteraa_transforms.policy.schema import schema_text
 from fasteraa_transforms.policy.text import physical_text
 from fasteraa_transforms.search import evaluate as evaluating
 from fasteraa_transforms.search import operations as looking_at
-from fasteraa_transforms.search.algorithm.diagnosis import Diagnosis, Distance, Trial
+from fasteraa_transforms.search.algorithm.diagnosis import Diagnosis, Distance
 from fasteraa_transforms.search.report.charts import share_bars
 
 PICTURES = Path(__file__).parents[1] / "generated"  # not under version control
@@ -159,12 +161,20 @@ def _provenance(policy: Policy) -> Iterator[str]:
     yield "| | |\n|---|---|"
     yield from (f"| {key} | {value} |" for key, value in facts.items() if value)
     if found := origin.get("diagnosis"):
-        nested = {
-            "distance": Distance(**found["distance"]),
-            "trials": tuple(Trial(**trial) for trial in found.get("trials", ())),
-        }
         yield "\nWhat the search said of itself:\n"
-        yield from (f"- {line}" for line in Diagnosis(**{**found, **nested}).verdict().splitlines())
+        yield from (f"- {line}" for line in _diagnosis(found).verdict().splitlines())
+        for trial in found.get("trials", ()):  # of a search that chose by small networks
+            kept = ", which is kept" if trial["chosen"] else ""
+            yield f"- {trial['error']:.1%} held-out error of small networks at strength {trial['strength']:.3f}{kept}"
+
+
+def _diagnosis(found: Mapping[str, Any]) -> Diagnosis:
+    """A diagnosis as a policy file has it, also of an earlier version."""
+    known = {each.name for each in dataclasses.fields(Diagnosis)}
+    values = {name: value for name, value in found.items() if name in known}
+    chosen = [trial["target"] for trial in found.get("trials", ()) if trial["chosen"]]
+    held = {"held": chosen[0]} if chosen else {}
+    return Diagnosis(**values | held | {"distance": Distance(**found["distance"])})
 
 
 def _by(side: int | list[int]) -> str:

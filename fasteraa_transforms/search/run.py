@@ -1,6 +1,7 @@
 """The search, as one page."""
 
 import contextlib
+import copy
 import dataclasses
 import os
 import time
@@ -10,7 +11,6 @@ from typing import Any
 from fasteraa_transforms.policy.policy import Policy
 from fasteraa_transforms.search.algorithm.diagnosis import Diagnosis
 from fasteraa_transforms.search.algorithm.loop import adversarial_search, exported
-from fasteraa_transforms.search.contenders.choice import Choice, choose
 from fasteraa_transforms.search.contenders.hold import check_settings, hold_contest
 from fasteraa_transforms.search.data.samples import Samples
 from fasteraa_transforms.search.data.source import consent_flags
@@ -112,12 +112,19 @@ def search(
 def _adversarial(task: Task, settings: Settings, recorder: Recorder, *, affinity_diversity: bool) -> Policy:
     """Let the adversarial search run alone, as in the paper."""
     result = adversarial_search(task, settings, recorder)
-    state, choice = result.state, Choice(result.state.means)
-    if settings.strengths:
-        choice = choose(task, settings, recorder, result)
-    found = result.reference.diagnose(state.policy, choice.means, classifier=state.classifier, trials=choice.trials)
-    policy = exported(state.policy, task, settings, state, found, means=choice.means, seconds=choice.seconds)
     recorder.doing = "while writing the report"
+    state, kept = result.state, result.ends[0]
+    relaxed = copy.deepcopy(state.policy)
+    relaxed.load_state_dict(kept.policy)
+    held = None if kept.fraction is None else kept.fraction * result.reference.strength
+    found = result.reference.diagnose(relaxed, kept.means, classifier=state.classifier, held=held)
+    policy = exported(relaxed, task, settings, state, found, means=kept.means)
+    if recorder.folder is not None:
+        policy.save(recorder.folder.policy)
+        for end in result.ends if settings.strengths else ():
+            relaxed.load_state_dict(end.policy)
+            exact = relaxed.to_policy(f"{task.name} at {end.fraction:g}", prune=settings.prune)
+            exact.save(recorder.folder.path / f"strength-{end.fraction:g}.json")
     return _report(policy, found, task, settings, recorder, affinity_diversity=affinity_diversity)
 
 
@@ -181,16 +188,13 @@ def _report(
         folder.replace_json(folder.path / "diagnosis.json", dataclasses.asdict(found) | {"verdict": lines})
         rows = recorder.rows()
         pictures.curves(rows, folder.path / "curves.png")
-        files = sorted(folder.path.glob("strength-*.json")) + sorted(folder.path.glob("uniform-*.json"))
         nothing = report.changes_nothing(policy)
-        tried = {file.stem: Policy.load(file) for file in files if nothing}
-        leave_pictures(recorder, policy, images, tried)
+        leave_pictures(recorder, policy, images, {})
         page = report.page(
             policy,
             verdict=lines,
             metrics=rows,
             images=images,
-            tried=tried,
             next_steps=next_steps(folder.path, task.source, nothing=nothing, masks=task.data.has_masks),
             source=task.source,
         )

@@ -5,16 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from fasteraa_transforms.operations.table import OPERATIONS
-
-GROUPS: dict[str, tuple[str, ...]] = {
-    "all": tuple(OPERATIONS),
-    "colour": ("posterize", "contrast", "color", "brightness", "sharpness", "auto_contrast", "equalize"),
-    "geometry": ("shear_x", "shear_y", "translate_x", "translate_y", "rotate"),
-}
-"""Operations of the uniform policies."""
-
-
 _OPTIONAL = (
     "num_images",
     "image_size",
@@ -34,7 +24,7 @@ class Settings:
 
     Example:
         >>> Settings().strengths, Settings.paper().strengths
-        ((1.0, 0.5, 0.25, 0.0), ())
+        ((1.0, 0.5, 0.25), ())
     """
 
     contenders: tuple[str, ...] = (
@@ -106,19 +96,12 @@ class Settings:
     classifier_epochs: int = 20
     """Passes over the subset that train the classifier alone, before the search, so that it can guard the classes; the
     paper: 0."""
-    strengths: tuple[float, ...] = (1.0, 0.5, 0.25, 0.0)
-    """Strengths to hold the policy at, one after another, as fractions of that of the random start; held-out images
-    choose among the policies found. 0 is no augmentation, which takes no search. None given, as in the paper: nothing
-    holds the strength, and nothing is chosen."""
-    uniform: tuple[str, ...] = ("all", "colour", "geometry")
-    """Groups of operations whose uniform policies (all alike, probability 1/2, the magnitudes of the start) are tried
-    beside those of the strengths: they take no search, and a search that finds less than they are worth says so.
-    None given, as in the paper: none are tried."""
+    strengths: tuple[float, ...] = (1.0, 0.5, 0.25)
+    """Strengths to hold the adversarial search at, one after another, as fractions of that of its start. Each gives a
+    policy. In a race each of them is a contender; without contenders the policy of the first strength is kept. None
+    given, as in the paper: nothing holds the strength."""
     multiplier_rate: float = 0.05
     """How fast the multiplier of the strength rises, a step, where there is none at all."""
-    validation_steps: int = 2000
-    """Steps of training for each of the small networks that choose among the policies, with batches of 50. Too few
-    favour none: augmentation pays once a network would overfit."""
     policy_learning_rate: float = 2e-2
     """Adam's, for weights, probabilities and magnitudes; the paper: 1e-3."""
     critic_learning_rate: float = 1e-3
@@ -165,7 +148,6 @@ class Settings:
             "selection_temperature",
             "chunk_size",
             "multiplier_rate",
-            "validation_steps",
             "penalty_every",
         )
         for name in (*positive, "replicates", *_OPTIONAL):
@@ -180,21 +162,14 @@ class Settings:
             raise ValueError(f"guard should be shared or own, but got {self.guard!r} instead")
         if self.guard == "own" and not self.classifier_epochs:
             raise ValueError("classifier_epochs should be positive for a guard of its own, but got 0 instead")
-        if min(self.strengths, default=0) < 0:
-            raise ValueError(f"strengths should not be negative, but got {self.strengths} instead")
-        if self.strengths and not self.held:
-            raise ValueError(f"strengths should have one above 0, but got {self.strengths} instead")
-        if unknown := [name for name in self.uniform if name not in GROUPS]:
+        if min(self.strengths, default=1) <= 0:
             raise ValueError(
-                f"uniform should name groups among {', '.join(GROUPS)}, but got {', '.join(unknown)} instead"
+                f"strengths should be positive, but got {self.strengths} instead; no augmentation is the contender none"
             )
-        if self.uniform and not self.strengths:
+        if self.epochs < len(self.strengths):
             raise ValueError(
-                f"uniform should be empty where there are no strengths, but got {', '.join(self.uniform)} instead"
-            )
-        if self.epochs < len(self.held):
-            raise ValueError(
-                f"epochs should be at least 1 for each of {len(self.held)} strengths, but got {self.epochs} instead"
+                f"epochs should be at least 1 for each of {len(self.strengths)} strengths, but got {self.epochs} "
+                "instead"
             )
         if self.batch_size % 2:
             raise ValueError(f"batch_size should be even (half is augmented), but got {self.batch_size} instead")
@@ -203,11 +178,6 @@ class Settings:
     def adversarial(self) -> bool:
         """Whether the adversarial search runs."""
         return not self.contenders or "adversarial" in self.contenders
-
-    @property
-    def held(self) -> tuple[float, ...]:
-        """The strengths that take a search: all but 0."""
-        return tuple(strength for strength in self.strengths if strength)
 
     @classmethod
     def paper(cls, **changes: Any) -> Self:
@@ -219,7 +189,6 @@ class Settings:
             "classification_weight": 0.1,
             "classifier_epochs": 0,
             "strengths": (),
-            "uniform": (),
             "selection_temperature": 0.05,
         }
         return cls(**settings | changes)

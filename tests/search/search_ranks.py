@@ -50,7 +50,6 @@ HELD = Settings(
     padding=1,
     classifier_epochs=1,
     strengths=(1.0, 0.5),
-    validation_steps=2,
 )
 PATIENCE = 600
 TRAINING = TrainingSettings(model="small", epochs=2, batch_size=8, padding=1, flip=False, cutout=4, train_images=32)

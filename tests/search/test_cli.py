@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from fasteraa_transforms.search.runtime import files
 from fasteraa_transforms.search.runtime.folder import RunFolder
 
 MODULE = "fasteraa_transforms.search"
+RUNS = Path(__file__).parents[2] / "search" / "runs"
 PATIENCE = 600  # seconds for what takes some ten; on a machine that many share it can be minutes
 
 
@@ -107,8 +109,8 @@ def test_the_folder_of_a_run_is_named_after_its_dataset(tmp_path: Path, monkeypa
 
 @pytest.mark.usefixtures("_no_curves")
 def test_presets(tmp_path: Path) -> None:
-    sizes = flags("--num-images 64 --batch-size 32 --sub-policies 3 --stages 1 --image-size 8 --validation-steps 1")
-    options = flags("--epochs 2 --strengths 0.5 0 --classifier-epochs 1 --contenders")
+    sizes = flags("--num-images 64 --batch-size 32 --sub-policies 3 --stages 1 --image-size 8")
+    options = flags("--epochs 2 --strengths 0.5 0.25 --classifier-epochs 1 --contenders")
     assert main([*sizes, *options, "--out", str(tmp_path / "default")]) == 0
     changes = {
         "num_images": 64,
@@ -116,9 +118,8 @@ def test_presets(tmp_path: Path) -> None:
         "sub_policies": 3,
         "stages": 1,
         "image_size": 8,
-        "validation_steps": 1,
     }
-    held = {"epochs": 2, "strengths": (0.5, 0.0), "classifier_epochs": 1, "contenders": ()}
+    held = {"epochs": 2, "strengths": (0.5, 0.25), "classifier_epochs": 1, "contenders": ()}
     assert RunFolder(tmp_path / "default").load_settings() == Settings(**changes, **held)
     assert main([*sizes, "--preset=paper", "--epochs", "1", "--out", str(tmp_path / "paper")]) == 0
     assert RunFolder(tmp_path / "paper").load_settings() == Settings.paper(**changes, epochs=1)
@@ -126,10 +127,44 @@ def test_presets(tmp_path: Path) -> None:
 
 def test_a_folder_of_an_earlier_version_has_the_papers_settings(tmp_path: Path) -> None:
     fields = dataclasses.asdict(Settings.paper(seed=4))
-    for name in ("classifier_epochs", "strengths", "multiplier_rate", "validation_steps"):
+    for name in ("classifier_epochs", "strengths", "multiplier_rate"):
         del fields[name]
     RunFolder(tmp_path).replace_json(tmp_path / "settings.json", {"settings": fields})
     assert RunFolder(tmp_path).load_settings() == Settings.paper(seed=4)
+
+
+@pytest.mark.parametrize("run", sorted(path.parent.name for path in RUNS.glob("*/metrics.jsonl")))
+def test_settings_of_the_published_runs_can_be_read(run: str) -> None:
+    """Their searches let small networks choose; what is left of that are the strengths."""
+    fields = json.loads((RUNS / run / "settings.json").read_text(encoding="utf-8"))["settings"]
+    settings = RunFolder(RUNS / run).load_settings()
+    assert settings.contenders == ()
+    assert settings.strengths == tuple(each for each in fields.get("strengths", ()) if each)
+    assert (settings.seed, settings.epochs) == (fields["seed"], fields["epochs"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "refused"),
+    [
+        ({"strengths": [1.0, 0.0], "uniform": []}, True),
+        ({"strengths": [1.0], "uniform": ["all"]}, True),
+        ({"strengths": [1.0], "uniform": []}, False),
+        ({"strengths": [], "uniform": []}, False),  # the paper's
+        ({"strengths": [1.0, 0.0], "uniform": ["all"], "contenders": ["none", "uniform"]}, False),  # a race
+    ],
+)
+def test_runs_that_chose_by_small_networks_are_not_resumed(
+    tmp_path: Path, fields: dict[str, Any], refused: bool
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.checkpoint.touch()
+    folder.replace_json(folder.settings, {"settings": {"validation_steps": 2000, **fields}})
+    settings = folder.load_settings()
+    if not refused:
+        folder.prepare(settings, resume=True)
+        return
+    with pytest.raises(ValueError, match=r"was run by an earlier version, which chose among strengths and uniform "):
+        folder.prepare(settings, resume=True)
 
 
 @pytest.mark.usefixtures("_no_curves")

@@ -116,10 +116,10 @@ def test_a_search_on_two_ranks_finds_what_one_process_finds(
     assert_found_alike(both[0]["policy"], alone)
     provenance = both[0]["policy"]["provenance"]
     assert (provenance["processes"], alone.provenance["processes"]) == (2, 1)
-    trials = provenance["diagnosis"]["trials"]
-    for trial, expected in zip(trials, alone.provenance["diagnosis"]["trials"], strict=True):
-        assert trial.pop("uniform") == expected["uniform"]
-        assert trial == pytest.approx({key: expected[key] for key in trial}, rel=0.05)
+    found, expected = (each["diagnosis"] for each in (provenance, alone.provenance))
+    for name in ("held", "strength_start", "strength_end"):
+        assert found[name] == pytest.approx(expected[name], rel=0.05)
+    assert (folder / "search" / "strength-0.5.json").is_file()
 
 
 def test_a_policy_comes_out_of_a_critic_with_batch_norm(both: list[dict[str, Any]]) -> None:

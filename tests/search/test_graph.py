@@ -247,9 +247,8 @@ def test_a_search_with_graphs_is_that_without(
         sub_policies=2,
         stages=1,
         strengths=(1.0, 0.5),
-        validation_steps=2,
     )
-    settings = dataclasses.replace(settings, uniform=(), **change)
+    settings = dataclasses.replace(settings, **change)
     plain = search(dataset, settings, progress=False)
     graphed: list[GraphedStep] = []
 
@@ -336,7 +335,7 @@ def test_a_capture_that_fails_leaves_the_draws_as_they_were() -> None:
 def test_a_search_with_graphs_on_a_gpu() -> None:
     images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
     dataset = [(image, i % 4) for i, image in enumerate(images)]
-    settings = Settings.paper(epochs=3, batch_size=8, strengths=(1.0, 0.5), validation_steps=2, classifier_epochs=1)
+    settings = Settings.paper(epochs=3, batch_size=8, strengths=(1.0, 0.5), classifier_epochs=1)
     settings = dataclasses.replace(settings, device="cuda", critic="wrn40_2", graphs="on")
     provenance = search(dataset, settings, progress=False).provenance
     assert provenance["steps"] == 24

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,13 @@ from fasteraa_transforms.search.algorithm.state import SearchState, adam
 from fasteraa_transforms.search.algorithm.strength import Strength
 from fasteraa_transforms.search.algorithm.tools import Tools
 from fasteraa_transforms.search.algorithm.wasserstein import Wasserstein
-from fasteraa_transforms.search.contenders import choice
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.networks.critic import Critic
 from fasteraa_transforms.search.networks.table import make_backbone
 from fasteraa_transforms.search.report import plots as pictures
 from fasteraa_transforms.search.runtime.folder import RunFolder
 from fasteraa_transforms.search.runtime.hardware import computes_in_bfloat16, pick_device
-from fasteraa_transforms.search.settings import GROUPS, PRESETS
+from fasteraa_transforms.search.settings import PRESETS
 
 SOURCE = {"dataset": "digits", "data_dir": "data"}
 SMALL = Settings.paper(epochs=3, num_images=256, batch_size=64, image_size=12, padding=1)
@@ -42,8 +42,7 @@ HELD = dataclasses.replace(
     epochs=3,
     policy_learning_rate=1e-2,
     classifier_epochs=2,
-    strengths=(2.0, 1.5, 0.0),  # more than there is in the beginning, so that the multiplier rises at once
-    validation_steps=2,
+    strengths=(2.0, 1.5),  # more than there is in the beginning, so that the multiplier rises at once
     num_images=48,
 )
 
@@ -475,7 +474,7 @@ def test_the_papers_settings() -> None:
     assert settings.betas == (0.0, 0.999)
     assert (settings.classification_weight, settings.gradient_penalty_weight) == (0.1, 10.0)
     assert settings.temperature == settings.selection_temperature == 0.05
-    assert (settings.classifier_epochs, settings.strengths, settings.uniform) == (0, (), ())
+    assert (settings.classifier_epochs, settings.strengths) == (0, ())
     assert PRESETS["paper"] == settings
     assert PRESETS["default"] == Settings()
     assert Settings.paper(seed=3, epochs=1) == dataclasses.replace(settings, seed=3, epochs=1)
@@ -492,7 +491,6 @@ def test_the_papers_settings() -> None:
         "selection_temperature",
         "chunk_size",
         "multiplier_rate",
-        "validation_steps",
         "penalty_every",
         "num_images",
         "image_size",
@@ -516,19 +514,12 @@ def test_settings_that_make_no_sense() -> None:
         Settings(guard="none")
     with pytest.raises(ValueError, match=r"^classifier_epochs should be positive for a guard of its own, but got 0 "):
         Settings.paper(guard="own")
-    with pytest.raises(ValueError, match=r"^strengths should not be negative, but got \(0.5, -0.1\) instead$"):
-        Settings(strengths=(0.5, -0.1))
-    with pytest.raises(ValueError, match=r"^strengths should have one above 0, but got \(0.0,\) instead$"):
-        Settings(strengths=(0.0,))
+    for strengths in ((0.5, -0.1), (0.5, 0.0)):
+        shown = re.escape(str(strengths))
+        with pytest.raises(ValueError, match=rf"^strengths should be positive, but got {shown} instead; no augment"):
+            Settings(strengths=strengths)
     with pytest.raises(ValueError, match=r"^epochs should be at least 1 for each of 3 strengths, but got 2 instead$"):
-        Settings(strengths=(0.5, 0.0, 0.25, 0.1), epochs=2)
-    assert Settings(strengths=(0.5, 0.0, 0.25)).held == (0.5, 0.25)
-    with pytest.raises(
-        ValueError, match=r"^uniform should name groups among all, colour, geometry, but got blur instead$"
-    ):
-        Settings(uniform=("all", "blur"))
-    with pytest.raises(ValueError, match=r"^uniform should be empty where there are no strengths, but got all instead"):
-        Settings.paper(uniform=("all",))
+        Settings(strengths=(0.5, 0.25, 0.1), epochs=2)
 
 
 def test_devices() -> None:
@@ -810,7 +801,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 
 
 @pytest.mark.usefixtures("_no_curves")
-@pytest.mark.parametrize("stop", ["classifier", "second strength", "choice"])
+@pytest.mark.parametrize("stop", ["classifier", "second strength"])
 def test_a_resumed_run_that_holds_the_strength_is_the_uninterrupted_one(
     stop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -819,8 +810,7 @@ def test_a_resumed_run_that_holds_the_strength_is_the_uninterrupted_one(
         if stop == "second strength":
             interrupt_step(patch, 8)
         else:
-            owner, name = (Tools, "classify") if stop == "classifier" else (choice, "cross_validate")
-            function, calls = getattr(owner, name), []
+            function, calls = Tools.classify, []
 
             def interrupted(*args: Any, **keywords: Any) -> Any:
                 calls.append(None)
@@ -828,20 +818,19 @@ def test_a_resumed_run_that_holds_the_strength_is_the_uninterrupted_one(
                     raise KeyboardInterrupt
                 return function(*args, **keywords)
 
-            patch.setattr(owner, name, interrupted)
+            patch.setattr(Tools, "classify", interrupted)
         with pytest.raises(SearchInterrupted) as caught:
             search(own_images(), HELD, out=tmp_path / "run", progress=False)
     where = {
         "classifier": "while training the classifier",
         "second strength": "in epoch 3 of 3",
-        "choice": "while choosing",
     }
     assert f"interrupted {where[stop]}" in str(caught.value)
     resumed = search(own_images(), HELD, out=tmp_path / "run", resume=True, progress=False)
     assert resumed == whole
     assert without_time(resumed.provenance) == without_time(whole.provenance)
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
-    for fraction in ("2", "1.5", "0"):
+    for fraction in ("2", "1.5"):
         name = f"strength-{fraction}.json"
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     one, other = (torch.load(tmp_path / name / "checkpoint.pt")["state"]["multiplier"] for name in ("run", "whole"))
@@ -870,71 +859,19 @@ def test_a_resumed_run_with_a_guard_of_its_own_is_the_uninterrupted_one(
 
 
 @pytest.mark.usefixtures("_no_curves")
-def test_the_strength_is_chosen_on_held_out_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    losses = {"2": 0.9, "1.5": 0.3, "none": 0.6}
-    asked = []
-
-    def cross_validate(policy: Policy | None, data: Any, **options: Any) -> tuple[float, float]:
-        asked.append("none" if policy is None else policy.name.rpartition(" ")[2])
-        return 0.1, losses[asked[-1]]
-
-    monkeypatch.setattr(choice, "cross_validate", cross_validate)
-    policy = search(own_images(), HELD, out=tmp_path / "one", progress=False)
-    assert asked == ["2", "1.5", "none"]
-    trials = policy.provenance["diagnosis"]["trials"]
-    assert [trial["chosen"] for trial in trials] == [False, True, False]
-    assert [trial["fraction"] for trial in trials] == [2, 1.5, 0]
-    assert [trial["loss"] for trial in trials] == [0.9, 0.3, 0.6]
-    start = policy.provenance["diagnosis"]["strength_start"]
-    assert [trial["target"] for trial in trials] == pytest.approx([2 * start, 1.5 * start, 0])
-    assert policy == Policy.load(tmp_path / "one" / "strength-1.5.json")
-    assert policy != Policy.load(tmp_path / "one" / "strength-2.json")
-
-    losses["none"] = 0.2
-    nothing = search(own_images(), HELD, out=tmp_path / "other", progress=False)
-    images = torch.stack([image for image, _ in own_images()])
-    assert torch.equal(FasterAutoAugment(nothing)(images), images)
-    assert not torch.equal(FasterAutoAugment(policy)(images), images)
-    verdict = json.loads((tmp_path / "other" / "diagnosis.json").read_text())["verdict"]
-    assert verdict[1].startswith("No augmentation was best on held-out images, so this policy does nothing: mean ")
-
-
-@pytest.mark.usefixtures("_no_curves")
-def test_a_uniform_policy_may_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def cross_validate(policy: Policy | None, data: Any, **options: Any) -> tuple[float, float]:
-        asked.append("none" if policy is None else policy.name)
-        return (0.01 if asked[-1] == "list colour" else 0.9), 0.5  # beyond all doubt
-
-    monkeypatch.setattr(choice, "cross_validate", cross_validate)
-    settings = dataclasses.replace(HELD, uniform=("all", "colour"))
-    policy = search(own_images(), settings, out=tmp_path / "run", progress=False)
-    assert asked == ["list at 2", "list at 1.5", "none", "list all", "list colour"]
-    assert policy == Policy.load(tmp_path / "run" / "uniform-colour.json")
-    trial = policy.provenance["diagnosis"]["trials"][-1]
-    assert (trial["uniform"], trial["chosen"]) == ("colour", True)
-    assert trial["target"] == trial["strength"] > 0
-
-    start = RelaxedPolicy(
-        settings.sub_policies, settings.stages, generator=torch.Generator().manual_seed(settings.seed)
-    )
-    for i, sub_policy in enumerate(policy.sub_policies):
-        for k, stage in enumerate(sub_policy):
-            assert sorted(each.operation for each in stage) == sorted(GROUPS["colour"])
-            for each in stage:
-                assert each.weight == pytest.approx(1 / len(GROUPS["colour"]))
-                assert each.probability == 0.5
-                if each.magnitude is not None:
-                    index = start.operations.index(each.operation)
-                    assert each.magnitude == start.magnitudes[i, k, index].item()
-    everything = Policy.load(tmp_path / "run" / "uniform-all.json")
-    assert {each.operation for each in everything.sub_policies[0][0]} == set(OPERATIONS)
-    verdict = json.loads((tmp_path / "run" / "diagnosis.json").read_text())["verdict"]
-    assert verdict[1].startswith("The uniform policy of the group colour, which takes no search, was best on held-out ")
-    again = search(own_images(), settings, out=tmp_path / "run", resume=True, progress=False)
-    assert again == policy
-    assert len(asked) == 5  # it was chosen, and is not chosen again
+def test_without_contenders_the_policy_of_the_first_strength_is_kept(tmp_path: Path) -> None:
+    policy = search(own_images(), HELD, out=tmp_path, progress=False)
+    first, second = (Policy.load(tmp_path / f"strength-{fraction}.json") for fraction in ("2", "1.5"))
+    assert policy == Policy.load(tmp_path / "policy.json") == first
+    assert first != second
+    found = policy.provenance["diagnosis"]
+    assert found["held"] == pytest.approx(2 * found["strength_start"])
+    epochs = [row for row in rows(tmp_path) if row["kind"] == "epoch"]
+    # Of three epochs the first strength has two.
+    assert policy.provenance["last_epoch"] == {name: epochs[2][name] for name in STEP_METRICS}
+    assert found["strength_end"] == epochs[2]["strength"]
+    alone = search(own_images(), dataclasses.replace(HELD, strengths=(2.0,), epochs=2), progress=False)
+    assert alone == first
 
 
 @pytest.mark.usefixtures("_no_curves")

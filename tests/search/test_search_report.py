@@ -27,9 +27,11 @@ from fasteraa_transforms.policy.pictures import contact_sheet, policies_sheet, t
 from fasteraa_transforms.relaxed import RelaxedPolicy
 from fasteraa_transforms.search import Digits, Settings, TrainingSettings, load_images, search
 from fasteraa_transforms.search.__main__ import main
-from fasteraa_transforms.search.algorithm import diagnosis
+from fasteraa_transforms.search.contenders import contest
 from fasteraa_transforms.search.contenders.guard import Curves, Point
 from fasteraa_transforms.search.contenders.screening import Effect
+from fasteraa_transforms.search.contenders.standings import Standing
+from fasteraa_transforms.search.contenders.table import Material, gather
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.evaluation.affinity import AffinityDiversity, affinity_and_diversity
@@ -593,21 +595,24 @@ def test_a_run_leaves_its_report(tmp_path: Path) -> None:
 def test_a_search_that_keeps_nothing_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(diagnosis, "best_trial", lambda trials, count: 1)  # the second one, of strength 0
-    arguments = (
-        "digits --num-images 64 --batch-size 32 --sub-policies 3 --stages 1 --image-size 8 --padding 1 --epochs 1"
-    )
-    more = "--strengths 0.5 0 --uniform all --classifier-epochs 1 --validation-steps 1 --contenders"
-    assert main([*arguments.split(), *more.split(), "--out", str(tmp_path)]) == 0
+    race = contest.race
+
+    def won_by_none(*arguments: Any, **options: Any) -> list[Standing]:
+        return sorted(race(*arguments, **options), key=lambda each: each.contender != "none")
+
+    monkeypatch.setattr(contest, "race", won_by_none)
+    arguments = "digits --num-images 64 --image-size 8 --network resnet9-4 --race-epochs 1 --trainings 3 --processes 1"
+    names = ["uniform", "geometry"]
+    assert main([*arguments.split(), "--contenders", "none", *names, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert f"wrote {tmp_path / 'policy.json'}; it changes nothing: train without augmentation" in printed
     assert "augment with" not in printed
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert [each for tag, each in page.texts if tag == "h3"] == ["strength-0.5", "uniform-all"]
+    assert [each for tag, each in page.texts if tag == "h3"] == names
     assert len(page.all("img")) == 2 * 8
     assert not [each for _, each in page.texts if "FasterAutoAugment" in each]
     # The sheet shows what was tried, not the images as they are; TensorBoard has the same.
-    tried = {name: Policy.load(tmp_path / f"{name}.json") for name in ("strength-0.5", "uniform-all")}
+    tried = {each.name: each.policy for each in gather(names, Material())}
     data = load_images(Digits(), num_images=64, size=(8, 8))
     with Image.open(tmp_path / "contact_sheet.png") as sheet:
         assert sheet.size == policies_sheet(tried, data.images[:8]).size

@@ -36,15 +36,15 @@ from fasteraa_transforms.search.__main__ import main
 from fasteraa_transforms.search.algorithm.loop import batches
 from fasteraa_transforms.search.algorithm.state import SearchState
 from fasteraa_transforms.search.algorithm.wasserstein import Wasserstein
-from fasteraa_transforms.search.contenders.validation import cross_validate, evaluate, train_small
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.data.masks import IGNORED, MaskFolder
 from fasteraa_transforms.search.evaluation.affinity import affinity_and_diversity
 from fasteraa_transforms.search.networks.backbones import WideResNet
 from fasteraa_transforms.search.networks.critic import Critic, gradient_penalty
+from fasteraa_transforms.search.networks.fit import Fit, Recipe, fit
 from fasteraa_transforms.search.networks.losses import SegmentationCritic, accuracy, chance, class_loss, soft_targets
-from fasteraa_transforms.search.networks.table import make_backbone
+from fasteraa_transforms.search.networks.table import make_backbone, make_pixel_network
 from fasteraa_transforms.search.report import plots as pictures
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "search-reference.md"
@@ -521,24 +521,34 @@ def test_a_critic_learns_the_digits_pixels(digits: ImageSet) -> None:
     assert torch.stack(measured).mean() > chance(digits.labels) + 0.15
 
 
-# --- validation -------------------------------------------------------------------------------------------------------
+# --- networks that judge ----------------------------------------------------------------------------------------------
 
-OPTIONS: dict[str, Any] = {"size": (16, 16), "padding": 1, "flip": False}
+
+def trained(data: ImageSet, *, epochs: int, augment: Policy | None = None) -> Fit:
+    training = Fit(
+        data,
+        lambda: make_pixel_network("resnet9-4", channels=1, classes=data.classes),
+        Recipe(epochs=epochs, batch_size=20),
+        Crop((16, 16), padding=1),
+        augment=augment,
+    )
+    fit(training)
+    return training
 
 
 def test_a_trained_network_knows_the_pixels(digits: ImageSet) -> None:
     part = ImageSet(digits.images[:180], digits.labels[:180], 11)
     unseen = ImageSet(digits.images[180:], digits.labels[180:], 11)
-    network = train_small(part, None, **OPTIONS, steps=60, seed=0)
-    assert network(digits.images[:2]).shape == (2, 11, 16, 16)
-    error, loss = evaluate(network, unseen, size=(16, 16))
+    training = trained(part, epochs=8)
+    assert training.logits(digits.images[:2]).shape == (2, 11, 16, 16)
+    error, loss = training.test(unseen)
     assert error < 1 - chance(unseen.labels) - 0.1
-    logits, labels = network(unseen.images), unseen.labels.long()
+    logits, labels = training.logits(unseen.images), unseen.labels.long()
     labelled = labels != IGNORED
     assert error == pytest.approx((logits.argmax(1) != labels)[labelled].double().mean().item(), abs=1e-6)
     assert loss == pytest.approx(F.cross_entropy(logits, labels, ignore_index=IGNORED).item(), rel=1e-4)
     larger = ImageSet(F.pad(unseen.images, (3, 3, 3, 3)), F.pad(unseen.labels, (3, 3, 3, 3)), 11)
-    assert evaluate(network, larger, size=(16, 16)) == pytest.approx((error, loss), abs=1e-6)
+    assert training.test(larger) == pytest.approx((error, loss), abs=1e-6)
 
 
 def test_masks_are_augmented_with_their_images(digits: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -552,13 +562,13 @@ def test_masks_are_augmented_with_their_images(digits: ImageSet, monkeypatch: py
     monkeypatch.setattr(FasterAutoAugment, "forward", watched)
     both = ImageSet(digits.labels[:60, None].clamp(max=11), digits.labels[:60].clamp(max=11), 12)
     rotate = always("rotate", magnitude=1.0)
-    first = cross_validate(rotate, both, **OPTIONS, steps=3, seed=0)
+    first = trained(both, epochs=3, augment=rotate)
     assert len(seen) == 3
     for images, masks in seen:
         moved_in = masks == IGNORED
         assert moved_in.any()
         assert torch.equal(masks.masked_fill(moved_in, 0), images[:, 0])
-    assert cross_validate(rotate, both, **OPTIONS, steps=3, seed=0) == first
+    assert trained(both, epochs=3, augment=rotate).test(both) == first.test(both)
 
 
 # --- whole runs -------------------------------------------------------------------------------------------------------
@@ -574,8 +584,7 @@ TINY = Settings(
     flip=False,
     critic="small",
     classifier_epochs=1,
-    strengths=(1.0, 0.0),
-    validation_steps=2,
+    strengths=(1.0,),
 )
 
 
@@ -594,7 +603,6 @@ def test_a_run_on_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     policy = search(DigitMasks(), TINY, out=tmp_path / "run")
     said = capsys.readouterr().out
     assert re.search(r"\d+% of the pixels of clean images right \(chance \d+%\)", said)
-    assert "Held-out error of pixels of small networks, by the strength" in said
     assert Policy.load(tmp_path / "run" / "policy.json") == policy
     found = json.loads((tmp_path / "run" / "diagnosis.json").read_text())
     subset = load_images(DigitMasks(), num_images=48)
@@ -645,7 +653,7 @@ def test_the_selection_is_sampled_for_masks(given: bool | None, monkeypatch: pyt
         "draw",
         lambda self, *args, **keys: sampled.append(self.sample_selection) or draw(self, *args, **keys),
     )
-    settings = dataclasses.replace(TINY, epochs=1, num_images=16, strengths=(), uniform=(), sample_selection=given)
+    settings = dataclasses.replace(TINY, epochs=1, num_images=16, strengths=(), sample_selection=given)
     search(DigitMasks(), settings, progress=False)
     assert sampled == [given is not False]
     search(Digits(), dataclasses.replace(settings, image_size=16), progress=False)

@@ -6,7 +6,7 @@ random start, and it may end at the identity, which is the optimum of the paper'
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -107,53 +107,6 @@ def random_distance(policy: RelaxedPolicy, *, pairs: int = 20) -> Distance:
     )
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A strength that was tried, and what small networks trained with its policy did on held-out images.
-
-    Attributes:
-        fraction: of the strength of the random start that it should have; 0 is no augmentation.
-        target: the same as a strength, in [0, 1].
-        strength: of its policy as it is exported.
-        error: of networks trained with it, on held-out images, in [0, 1], mean over the folds.
-        loss: their cross entropy there, mean over the folds.
-        chosen: whether its policy is the one that was kept.
-        uniform: of a uniform policy, which took no search, the group of its operations; None for the others.
-    """
-
-    fraction: float
-    target: float
-    strength: float
-    error: float
-    loss: float
-    chosen: bool = False
-    uniform: str | None = None
-
-
-def best_trial(trials: Sequence[Trial], images: int) -> int:
-    """Index of the policy to keep.
-
-    Of those searched and of none, the one with the fewest errors; of equal ones, that with the smaller cross entropy.
-    (Not by cross entropy alone, of which augmentation costs a short training some also where it makes fewer errors.) A
-    uniform policy, which took no search, takes its place only where it is better by more than the standard error of
-    the difference.
-
-    Args:
-        trials: one or more, not all of them uniform.
-        images: held-out images that each was tested on.
-
-    Example:
-        >>> searched, uniform = Trial(1.0, 0.1, 0.1, 0.04, 0.2), Trial(1.0, 0.1, 0.1, 0.03, 0.2, uniform="all")
-        >>> best_trial([searched, uniform], images=150), best_trial([searched, uniform], images=10_000)
-        (0, 1)
-    """
-    ranked = sorted(range(len(trials)), key=lambda i: (trials[i].error, trials[i].loss))
-    best = next(i for i in ranked if trials[i].uniform is None)
-    first = trials[ranked[0]].error
-    deviation = math.sqrt((first * (1 - first) + trials[best].error * (1 - trials[best].error)) / images)
-    return ranked[0] if trials[best].error - first > deviation else best
-
-
 class Reference:
     """The start of a search, by which a policy is judged.
 
@@ -197,7 +150,7 @@ class Reference:
         means: Mapping[str, float],
         *,
         classifier: Mapping[str, float] | None = None,
-        trials: Sequence[Trial] = (),
+        held: float | None = None,
     ) -> "Diagnosis":
         """What became of the start.
 
@@ -205,7 +158,7 @@ class Reference:
             policy: what the search made of it.
             means: what the last epoch measured.
             classifier: what the last epoch of the classifier's own training measured.
-            trials: as in `Diagnosis`.
+            held: as in `Diagnosis`.
         """
         distance = Distance.between(policy, self.policy)
         return Diagnosis(
@@ -222,7 +175,7 @@ class Reference:
             chance=self.chance,
             of=self.counted,
             accuracy_classifier=None if classifier is None else classifier["accuracy"],
-            trials=tuple(trials),
+            held=held,
         )
 
 
@@ -245,7 +198,7 @@ class Diagnosis:
         chance: accuracy of guessing, 1 / classes; of pixels, the share of the most frequent class.
         accuracy_classifier: of the class head on real images in the last epoch of its own training, which comes before
             the search; None if it had none.
-        trials: the strengths that were tried; empty where the strength was not held.
+        held: the strength that the policy was held at, in [0, 1]; None where nothing held it.
         of: what accuracies and errors count, "images" or the "pixels" of masks.
     """
 
@@ -261,7 +214,7 @@ class Diagnosis:
     accuracy_augmented: float
     chance: float
     accuracy_classifier: float | None = None
-    trials: tuple[Trial, ...] = ()
+    held: float | None = None
     of: str = "images"
 
     @property
@@ -272,18 +225,8 @@ class Diagnosis:
     @property
     def collapsed(self) -> bool:
         """Whether the policy lost most of its strength, or of the one that it was to be held at."""
-        wanted = self.strength_start if self.chosen is None else self.chosen.target
+        wanted = self.strength_start if self.held is None else self.held
         return self.strength_end < COLLAPSED * wanted
-
-    @property
-    def chosen(self) -> Trial | None:
-        """The trial whose policy was kept, where strengths were tried."""
-        return next((trial for trial in self.trials if trial.chosen), None)
-
-    @property
-    def nothing_chosen(self) -> bool:
-        """Whether no augmentation was chosen over all that was searched."""
-        return self.chosen is not None and not self.chosen.fraction
 
     @property
     def guard_untrained(self) -> bool:
@@ -299,14 +242,7 @@ class Diagnosis:
         else:
             lines.append(f"The parameters moved {moved}.")
         change = f"mean displacement of the images {self.strength_start:.3f} at the start, {self.strength_end:.3f} now"
-        if self.nothing_chosen:
-            lines.append(f"No augmentation was best on held-out images, so this policy does nothing: {change}.")
-        elif self.chosen is not None and self.chosen.uniform:
-            lines.append(
-                f"The uniform policy of the group {self.chosen.uniform}, which takes no search, was best on held-out "
-                f"images, so it is this policy: {change}."
-            )
-        elif self.collapsed:
+        if self.collapsed:
             lines.append(f"Collapsed to the identity: {change}. The objective is best served by doing nothing.")
         else:
             lines.append(f"Strength held: {change}.")
@@ -326,21 +262,7 @@ class Diagnosis:
         for verb, names in (("Lost", lost), ("Gained", gained)):
             if names:
                 lines.append(f"{verb} most share: {', '.join(map(self._change, names))}.")
-        if self.trials:
-            errors = ", ".join(
-                f"{trial.error:.1%} "
-                + (f"at {trial.strength:.3f}" if trial.fraction else "without augmentation")
-                + (f" (uniform, {trial.uniform})" if trial.uniform else "")
-                for trial in self.trials
-            )
-            kind = "error" if self.of == "images" else f"error of {self.of}"
-            lines.append(f"Held-out {kind} of small networks, by the strength of the policy they had: {errors}.")
-            kept = self.chosen
-            if kept is not None and any(trial.uniform and trial.error < kept.error for trial in self.trials):
-                lines.append("A uniform policy had fewer errors than the one kept, by no more than a standard error.")
-            lines.append("Whether the policy helps a larger network is not measured; compare it with a random one.")
-        else:
-            lines.append("Whether the policy helps training is not measured by a search; compare it with a random one.")
+        lines.append("Whether the policy helps training is not measured by a search; compare it with a random one.")
         return "\n".join(lines)
 
     def _change(self, name: str) -> str:

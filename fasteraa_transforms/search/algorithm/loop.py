@@ -100,7 +100,7 @@ def adversarial_search(
             recorder.doing = f"in epoch {state.epoch + 1} of {settings.epochs}"
             turn = _turn(settings, state.epoch)
             if tools.strength is not None and isinstance(tools.strength.target, Tensor):
-                tools.strength.target.fill_(settings.held[turn] * reference.strength)
+                tools.strength.target.fill_(settings.strengths[turn] * reference.strength)
             began = time.perf_counter()
             stream = batches(learned, settings.batch_size, task.crop, generator=state.generator, held_out=held_out)
             measured = _epoch(task, settings, recorder, state, step, stream)
@@ -113,7 +113,7 @@ def adversarial_search(
             rows = _step_rows(measured, task, settings, state)
             recorder.append([*rows, _epoch_row(task, settings, state, reference)])
             _save(task, settings, recorder, state, reference)
-    fractions = settings.held or (None,)
+    fractions = settings.strengths or (None,)
     ends = tuple(End(**end, fraction=fraction) for end, fraction in zip(state.ends, fractions, strict=True))
     return Adversarial(ends, state, reference, settings.epochs * steps_per_epoch(task, settings))
 
@@ -178,7 +178,7 @@ def steps_per_epoch(task: Task, settings: Settings) -> int:
 
 def _turn(settings: Settings, epoch: int) -> int:
     """Which strength has its turn in an epoch, counted from 0; as many as there are once all is done."""
-    return epoch * max(len(settings.held), 1) // settings.epochs
+    return epoch * max(len(settings.strengths), 1) // settings.epochs
 
 
 def _alike(state: SearchState) -> bool:
@@ -343,7 +343,6 @@ def exported(
     found: Diagnosis,
     *,
     means: dict[str, float] | None = None,
-    seconds: float = 0.0,
 ) -> Policy:
     """A relaxed policy as the one that it stands for, with where it comes from.
 
@@ -354,12 +353,11 @@ def exported(
         state: of the search, as of now.
         found: the diagnosis.
         means: what the last epoch of this policy measured; those of the last epoch if None.
-        seconds: that were taken beside those of the search.
     """
     done = {
         "epochs": state.epoch,
         "steps": state.epoch * steps_per_epoch(task, settings),
-        "seconds": round(state.seconds + seconds, 1),
+        "seconds": round(state.seconds, 1),
         "last_epoch": state.means if means is None else means,
         "diagnosis": plain(found),
     }

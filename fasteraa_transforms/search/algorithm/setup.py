@@ -49,15 +49,19 @@ def set_up(task: Task, settings: Settings, start: RelaxedPolicy | None = None) -
     return state, reference
 
 
+def draws_one_operation(task: Task, settings: Settings) -> bool:
+    """Whether each image draws one operation a stage: as the settings say, and for masks where they do not."""
+    return task.data.has_masks if settings.sample_selection is None else settings.sample_selection
+
+
 def _policies(task: Task, settings: Settings) -> tuple[RelaxedPolicy, RelaxedPolicy]:
     """The random policy that the search changes, and a copy that stays."""
-    sampled = task.data.has_masks if settings.sample_selection is None else settings.sample_selection
     policy = RelaxedPolicy(
         settings.sub_policies,
         settings.stages,
         temperature=settings.temperature,
         selection_temperature=settings.selection_temperature,
-        sample_selection=sampled,
+        sample_selection=draws_one_operation(task, settings),
         generator=torch.Generator().manual_seed(settings.seed),
     )
     # Its own random start, which is overwritten, draws from the default generator: the critic's weights come after it.
@@ -91,6 +95,6 @@ def make_tools(task: Task, settings: Settings) -> Tools:
         std=deviation.float().to(device),
         precision=task.precision,
         chunk_size=settings.chunk_size,
-        strength=Strength(target, settings.multiplier_rate) if settings.held else None,
+        strength=Strength(target, settings.multiplier_rate) if settings.strengths else None,
         world=task.world,
     )

@@ -1,13 +1,12 @@
 """The adversarial contender: the search of the paper, at the strengths that the settings name."""
 
-import dataclasses
-
 import torch
 
 from fasteraa_transforms.operations import OPERATIONS
 from fasteraa_transforms.policy import Policy
 from fasteraa_transforms.relaxed import RelaxedPolicy
 from fasteraa_transforms.search.algorithm.loop import adversarial_search
+from fasteraa_transforms.search.algorithm.setup import draws_one_operation
 from fasteraa_transforms.search.contenders import Contender
 from fasteraa_transforms.search.contenders.restrict import Allowed
 from fasteraa_transforms.search.runtime.recorder import Recorder
@@ -22,14 +21,14 @@ def adversarial(
 
     Args:
         task: what is searched on.
-        settings: of the search; its strengths above 0 are held one after another.
+        settings: of the search; its strengths are held one after another.
         recorder: keeps metrics and a checkpoint an epoch.
         allowed: operations and magnitudes that may be used.
         start: the policy to begin from; a random one if None.
     """
     beginning = None
     if start is not None or not allowed.everything:
-        beginning = relaxed_start(start, allowed, settings)
+        beginning = relaxed_start(start, allowed, settings, one_operation=draws_one_operation(task, settings))
     result = adversarial_search(task, settings, recorder, start=beginning)
     policy = result.state.policy
     contenders = []
@@ -42,7 +41,9 @@ def adversarial(
     return contenders
 
 
-def relaxed_start(start: Policy | None, allowed: Allowed, settings: Settings) -> RelaxedPolicy:
+def relaxed_start(
+    start: Policy | None, allowed: Allowed, settings: Settings, *, one_operation: bool = False
+) -> RelaxedPolicy:
     """The relaxed policy that a search begins from.
 
     Args:
@@ -50,6 +51,7 @@ def relaxed_start(start: Policy | None, allowed: Allowed, settings: Settings) ->
             random weights, probabilities and magnitudes.
         allowed: operations that may be used.
         settings: of the search.
+        one_operation: whether each image draws one operation a stage, in place of the sum of all.
 
     Returns:
         Of the operations in ``start``, magnitudes are drawn below its largest ones, and probabilities are its own.
@@ -64,7 +66,7 @@ def relaxed_start(start: Policy | None, allowed: Allowed, settings: Settings) ->
         operations=names,
         temperature=settings.temperature,
         selection_temperature=settings.selection_temperature,
-        sample_selection=bool(settings.sample_selection),
+        sample_selection=one_operation,
         generator=torch.Generator().manual_seed(settings.seed),
     )
     with torch.no_grad():
@@ -77,8 +79,3 @@ def relaxed_start(start: Policy | None, allowed: Allowed, settings: Settings) ->
         if start is not None:
             relaxed.probabilities.fill_(start.sub_policies[0][0][0].probability)
     return relaxed
-
-
-def settings_for_contest(settings: Settings) -> Settings:
-    """The settings without the strength 0, which takes no search and races as "none" anyway."""
-    return dataclasses.replace(settings, strengths=settings.held, uniform=())

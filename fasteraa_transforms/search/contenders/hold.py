@@ -7,7 +7,7 @@ from typing import Any
 
 from fasteraa_transforms.search import budget
 from fasteraa_transforms.search.contenders import Contender
-from fasteraa_transforms.search.contenders.adversarial import adversarial, settings_for_contest
+from fasteraa_transforms.search.contenders.adversarial import adversarial
 from fasteraa_transforms.search.contenders.contest import Notes, Outcome, Rules, contest
 from fasteraa_transforms.search.contenders.guard import Curves
 from fasteraa_transforms.search.contenders.race import Trainings
@@ -54,7 +54,7 @@ def hold_contest(task: Task, settings: Settings, recorder: Recorder) -> Outcome:
             recorder.say("The adversarial search:")
             best = find_kind("calibrated").make(Material(allowed, curves)) if "none" in curves else []
             start = best[-1].policy if best and settings.start == "calibrated" else None
-            contenders += adversarial(task, settings_for_contest(settings), recorder, allowed, start)
+            contenders += adversarial(task, settings, recorder, allowed, start)
         return contenders
 
     try:

@@ -19,6 +19,8 @@ from fasteraa_transforms.search.runtime.files import DamagedFile
 from fasteraa_transforms.search.settings import Settings
 
 _ABOUT = "about"  # key of a checkpoint
+_RETIRED = ("uniform", "validation_steps")
+"""Settings of earlier versions, whose adversarial search let small networks choose among its policies."""
 
 
 class Ranks(Protocol):
@@ -35,13 +37,16 @@ class Ranks(Protocol):
 def read_settings(path: Path) -> Settings:
     """The settings in a file such as the `settings.json` of a run.
 
+    Of a run of an earlier version, settings that no longer exist are left out, and so is the strength 0.
+
     Raises:
         FileNotFoundError: there is no such file.
         DamagedFile: it cannot be read, or has settings that do not exist.
     """
     about = files.read_json(path)
     try:
-        fields = about["settings"]
+        fields = {name: value for name, value in about["settings"].items() if name not in _RETIRED}
+        fields["strengths"] = [each for each in fields.get("strengths", ()) if each]
         # A run of before the strength could be held has the paper's value of what it does not name.
         several = [each.name for each in dataclasses.fields(Settings) if isinstance(each.default, tuple)]
         tuples = {name: tuple(fields[name]) for name in several if name in fields}
@@ -195,7 +200,7 @@ class RunFolder:
             FileExistsError: as of `check_free`, if not ``resume``.
             FileNotFoundError: no checkpoint, if ``resume``.
             DamagedFile: as of `about`, if ``resume``.
-            ValueError: the run in the folder has other settings.
+            ValueError: the run in the folder has other settings, or is one that this version cannot go on with.
         """
         if not resume:
             self.check_free()
@@ -203,7 +208,13 @@ class RunFolder:
             return
         self.check_resumable()
         self._remove_temporary_files()
-        if (saved := self.load_settings()) != settings:
+        saved = self.load_settings()
+        if _chose_by_small_networks(files.read_json(self.settings)["settings"]):
+            raise ValueError(
+                f"{self.path} was run by an earlier version, which chose among strengths and uniform policies by small "
+                "networks; search anew with contenders such as none, uniform and adversarial, which race"
+            )
+        if saved != settings:
             raise ValueError(f"{self.path} was run with {saved}, which is not {settings}; resume with the same")
 
     def load_settings(self) -> Settings:
@@ -294,6 +305,12 @@ class RunFolder:
     def replace_json(self, path: Path, value: object) -> None:
         """Write ``value`` as JSON in the place of ``path``."""
         self.replace_text(path, files.to_document(value))
+
+
+def _chose_by_small_networks(fields: Mapping[str, Any]) -> bool:
+    """Whether a run of an earlier version, of these settings, ended with a choice that no longer exists."""
+    several = bool(fields.get("uniform")) or len(fields.get("strengths", ())) > 1
+    return "validation_steps" in fields and several and not fields.get("contenders")
 
 
 def _difference(mine: object, theirs: object) -> str:

@@ -37,7 +37,6 @@ def run(seed: int, precision: str, arguments: argparse.Namespace) -> dict[str, A
         padding=arguments.size // 8,
         strengths=(1.0,),
         classifier_epochs=2,
-        validation_steps=1,
         device="cpu",
     )
     provenance: Any = search(Digits(), settings, progress=False).provenance

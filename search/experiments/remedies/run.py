@@ -5,8 +5,8 @@
         --data-dir data --out search/experiments/remedies/cifar10
 
 For each seed a subset is drawn, to search and train on, and other images for the test; of CIFAR-10 both from the
-training split. Each arm makes a policy of the subset and trains one network with it, of three convolutions with batch
-norm, with the same start, order and crops. The arms:
+training split. Each arm makes a policy of the subset and trains one network `small` with it, with the same start, order
+and crops. The arms:
 
 - none, TrivialAugment, a random policy, and the random start of the default search;
 - uniform policies: the operations of a group alike, each stage with one probability, magnitudes 0.1 to 0.9; and those
@@ -16,11 +16,11 @@ norm, with the same start, order and crops. The arms:
   classifier has not been trained on, with the strength held at 0.1;
 - *adversarial*: as TeachAugment (Suzuki 2022), it lowers the same and raises that of a student trained with it;
 - *gradient*: as Deep AutoAugment (Zheng et al. 2022), it turns the gradient of augmented images towards that of
-  held-out ones, both of the last layer, where they have a closed form: (softmax - one hot) ⊗ features;
-- *matched*: by that gradient, too, but once: networks are trained with the uniform policy, and the eight operations
-  whose gradient goes furthest along that of held-out images are kept, all alike.
+  held-out ones: the search with `--objective gradient-matching`, else as *searched*;
+- *matched*: by that gradient of the last layer, too, but once: networks are trained with the uniform policy, and the
+  eight operations whose gradient goes furthest along that of held-out images are kept, all alike.
 
-The three before the last sample an operation in each stage, as the exported policy does, in place of the relaxed
+Density and adversarial sample an operation in each stage, as the exported policy does, in place of the relaxed
 policy's sum of all: magnitudes have their own gradient, choices and probabilities that of the score function.
 """
 
@@ -36,21 +36,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from fasteraa_transforms import FasterAutoAugment, Policy, RelaxedPolicy, functional
+from fasteraa_transforms import Policy, RelaxedPolicy, functional
 from fasteraa_transforms.backends import apply
 from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.relaxed import Draw
 from fasteraa_transforms.search import Settings, load_images, open_dataset, search
 from fasteraa_transforms.search.algorithm import diagnosis
-from fasteraa_transforms.search.contenders.validation import FOLDS, _Small, evaluate, train_small
+from fasteraa_transforms.search.contenders.uniform import GROUPS
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.data.table import DATASETS
-from fasteraa_transforms.search.settings import GROUPS
+from fasteraa_transforms.search.networks.fit import Fit, Recipe, fit
+from fasteraa_transforms.search.networks.table import make_network
 
 SIZE = (32, 32)
 MAGNITUDES = (0.1, 0.3, 0.5, 0.7, 0.9)
 BATCH = 64
+FOLDS = 3
 KEPT = 8
 """Operations that *matched* keeps."""
 
@@ -119,12 +121,36 @@ class Sampled(RelaxedPolicy):
         return result, log_probability
 
 
-def last_layer(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Features [B, F] and logits [B, classes] of images in [0, 1]."""
-    features = network.layers[:-1](
-        ((images - network.mean) / network.std).contiguous(memory_format=torch.channels_last)
-    )
-    return features, network.layers[-1](features)
+def train(data: ImageSet, augment: Any, crop: Crop, *, steps: int, seed: int) -> Fit:
+    """Train the small network on batches of 50, for at least so many steps.
+
+    Args:
+        data: images and labels to train on.
+        augment: a policy, an augmentation of uint8 [B, C, H, W], or None.
+        crop: the preprocessing after it.
+        steps: of training, rounded up to whole passes.
+        seed: of all draws.
+    """
+    batch_size = min(50, len(data))
+    recipe = Recipe.of("small", epochs=-(-steps // (len(data) // batch_size)), batch_size=batch_size)
+    made = augment if augment is None or isinstance(augment, Policy) else lambda generator: augment
+    with torch.random.fork_rng(devices=[]):
+        training = Fit(data, lambda: network_for(data), recipe, crop, augment=made, seed=seed)
+        fit(training)
+    return training
+
+
+def network_for(data: ImageSet) -> nn.Module:
+    """A small network with new weights."""
+    return make_network("small", channels=data.images.shape[1], classes=data.classes)
+
+
+def last_layer(network: nn.Module, data: ImageSet, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Features [B, F] and logits [B, classes] of images in [0, 1], normalised as those of ``data``."""
+    backbone, head = network
+    mean, std = (torch.tensor(each)[:, None, None] for each in data.statistics())
+    features = backbone(((images - mean) / std).contiguous(memory_format=torch.channels_last))
+    return features, head(features)
 
 
 def residual(logits: Tensor, labels: Tensor) -> Tensor:
@@ -132,8 +158,10 @@ def residual(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.softmax(1) - F.one_hot(labels, logits.shape[1])
 
 
-def searched(data: ImageSet, preprocessing: dict[str, Any], seed: int, options: argparse.Namespace) -> Policy:
-    """The policy of the default search, held at the strength of its start; nothing is chosen."""
+def searched(
+    data: ImageSet, crop: Crop, seed: int, options: argparse.Namespace, objective: str = "wasserstein"
+) -> Policy:
+    """The policy of the adversarial search, or of another objective, held at the strength of its start."""
     batch_size = 128 if len(data.images) >= 1000 else 50
     per_epoch = len(data.images) // batch_size
     settings = Settings(
@@ -143,11 +171,10 @@ def searched(data: ImageSet, preprocessing: dict[str, Any], seed: int, options: 
         epochs=-(-450 // per_epoch),
         classifier_epochs=-(-400 // per_epoch),
         strengths=(1.0,),
-        uniform=(),
-        validation_steps=1,
+        objective=objective,
         image_size=SIZE[0],
-        padding=preprocessing["padding"],
-        flip=preprocessing["flip"],
+        padding=crop.padding,
+        flip=crop.flip,
         seed=seed,
         device="cpu",
     )
@@ -158,14 +185,13 @@ def searched(data: ImageSet, preprocessing: dict[str, Any], seed: int, options: 
 def search_by(
     loss: str,
     data: ImageSet,
-    preprocessing: dict[str, Any],
+    crop: Crop,
     *,
     steps: int,
     seed: int,
-    rate: float = 0.02,
     teacher_steps: int = 500,
 ) -> tuple[Policy, dict[str, Any]]:
-    """Search from the uniform policy by one of the losses density, adversarial and gradient.
+    """Search from the uniform policy by one of the losses density and adversarial.
 
     Images are in three folds that take turns: one is held out of the training of teacher and student of its turn.
     """
@@ -173,53 +199,33 @@ def search_by(
     torch.manual_seed(seed)
     folds = torch.randperm(len(data.images), generator=generator).tensor_split(FOLDS)
     others = [torch.cat([fold for j, fold in enumerate(folds) if j != i]) for i in range(FOLDS)]
-    pixels = data.images.float() / 255
-    mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp(min=1e-3)
     policy, begin = start(seed, GROUPS["all"]), start(seed, GROUPS["all"])
-    optimizer = torch.optim.Adam(policy.parameters(), rate, betas=(0.0, 0.999))
-    teachers, students = [], []
-    if loss != "gradient":
-        parts = [ImageSet(data.images[rest], data.labels[rest], data.classes) for rest in others]
-        teachers = [
-            train_small(part, None, **preprocessing, steps=teacher_steps, seed=seed + i) for i, part in enumerate(parts)
-        ]
-        for teacher in teachers:
-            teacher.requires_grad_(False)
-    if loss != "density":
-        students = [_Small(data.images.shape[1], data.classes, mean, std) for _ in range(FOLDS)]
+    optimizer = torch.optim.Adam(policy.parameters(), 0.02, betas=(0.0, 0.999))
+    parts = [data.subset(rest) for rest in others]
+    teachers = [train(part, None, crop, steps=teacher_steps, seed=seed + i).network for i, part in enumerate(parts)]
+    for teacher in teachers:
+        teacher.requires_grad_(False)
+    students = [] if loss == "density" else [network_for(data) for _ in range(FOLDS)]
     learners = [torch.optim.Adam(student.parameters(), 3e-3) for student in students]
     multiplier = torch.zeros(())
 
     def take(among: Tensor, count: int) -> tuple[Tensor, Tensor]:
         index = among[torch.randint(len(among), (count,), generator=generator)]
-        crop = Crop(**preprocessing)
         return crop(data.images[index], generator=generator).float() / 255, data.labels[index]
 
     for step in range(steps):
         k = step % FOLDS
-        images, labels = take(others[k] if loss == "gradient" else folds[k], BATCH)
+        images, labels = take(folds[k], BATCH)
         augmented, log_probability = policy.sample(images, generator)
-        if loss == "gradient":
+        each = F.cross_entropy(last_layer(teachers[k], parts[k], augmented)[1], labels, reduction="none")
+        if students:
             student = students[k].eval()
-            unseen, unseen_labels = take(folds[k], 2 * BATCH)
-            with torch.no_grad():
-                features, logits = last_layer(student, unseen)
-                wanted = residual(logits, unseen_labels).T @ features
-                wanted = wanted / wanted.norm().clamp(min=1e-8)
-            features, logits = last_layer(student, augmented)
-            error = residual(logits, labels)
-            length = (error.norm(dim=1) * features.norm(dim=1)).detach().mean().clamp(min=1e-8)
-            each = -((error @ wanted) * features).sum(1) / length
+            each = each - F.cross_entropy(last_layer(student, data, augmented)[1], labels, reduction="none")
         else:
-            each = F.cross_entropy(last_layer(teachers[k], augmented)[1], labels, reduction="none")
-            if loss == "adversarial":
-                student = students[k].eval()
-                each = each - F.cross_entropy(last_layer(student, augmented)[1], labels, reduction="none")
-            else:
-                moved = (augmented - images).abs().mean((1, 2, 3))
-                shortfall = 1 - moved.detach().mean() / 0.1
-                each = each - (multiplier + shortfall).clamp(min=0) * moved / 0.1
-                multiplier = (multiplier + 0.05 * shortfall).clamp(min=0)
+            moved = (augmented - images).abs().mean((1, 2, 3))
+            shortfall = 1 - moved.detach().mean() / 0.1
+            each = each - (multiplier + shortfall).clamp(min=0) * moved / 0.1
+            multiplier = (multiplier + 0.05 * shortfall).clamp(min=0)
         better = each.detach() - each.detach().mean()
         scale = better.std().clamp(min=1e-6)
         optimizer.zero_grad()
@@ -227,18 +233,17 @@ def search_by(
         optimizer.step()
         policy.project_()
         if students:
-            if loss == "adversarial":  # not the images of the fold, which stay unseen
-                images, labels = take(others[k], BATCH)
-                with torch.no_grad():
-                    augmented, _ = policy.sample(images, generator)
-            learned = F.cross_entropy(last_layer(students[k].train(), augmented.detach())[1], labels)
+            images, labels = take(others[k], BATCH)  # not the images of the fold, which stay unseen
+            with torch.no_grad():
+                augmented, _ = policy.sample(images, generator)
+            learned = F.cross_entropy(last_layer(students[k].train(), data, augmented)[1], labels)
             learners[k].zero_grad()
             learned.backward()
             learners[k].step()
 
     distance, yardstick = diagnosis.Distance.between(policy, begin), diagnosis.random_distance(begin)
-    parts = ("selection", "probability", "magnitude")
-    drift = sum(getattr(distance, part) / getattr(yardstick, part) for part in parts) / len(parts)
+    fields = ("selection", "probability", "magnitude")
+    drift = sum(getattr(distance, each) / getattr(yardstick, each) for each in fields) / len(fields)
     found = {
         "drift": drift,
         "entropy": diagnosis.selection_entropy(policy),
@@ -247,17 +252,16 @@ def search_by(
     return policy.to_policy(loss), found
 
 
-def matched(data: ImageSet, preprocessing: dict[str, Any], *, steps: int, seed: int) -> tuple[Policy, dict[str, Any]]:
+def matched(data: ImageSet, crop: Crop, *, steps: int, seed: int) -> tuple[Policy, dict[str, Any]]:
     """The operations whose gradient goes along that of held-out images, of networks trained with the uniform policy."""
     along: dict[str, float] = dict.fromkeys(OPERATIONS, 0.0)
     folds = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(seed)).tensor_split(FOLDS)
     for i, unseen in enumerate(folds):
         rest = torch.cat([fold for j, fold in enumerate(folds) if j != i])
-        part = ImageSet(data.images[rest], data.labels[rest], data.classes)
-        augment = FasterAutoAugment(uniform(GROUPS["all"]), generator=torch.Generator().manual_seed(seed + i))
-        network = train_small(part, augment, **preprocessing, steps=steps, seed=seed + i)
+        part = data.subset(rest)
+        network = train(part, uniform(GROUPS["all"]), crop, steps=steps, seed=seed + i).network
         with torch.no_grad():
-            features, logits = last_layer(network, data.images[unseen].float() / 255)
+            features, logits = last_layer(network, part, data.images[unseen].float() / 255)
             wanted = residual(logits, data.labels[unseen]).T @ features
             wanted = wanted / wanted.norm()
             images, labels = (
@@ -266,7 +270,7 @@ def matched(data: ImageSet, preprocessing: dict[str, Any], *, steps: int, seed: 
             for name in OPERATIONS:
                 stage = uniform((name,), 1.0).sub_policies[0][:1]
                 plan = Policy([stage]).sample(len(images), generator=torch.Generator().manual_seed(7))
-                features, logits = last_layer(network, apply(images, plan).float() / 255)
+                features, logits = last_layer(network, part, apply(images, plan).float() / 255)
                 error = residual(logits, labels)
                 length = (error.norm(dim=1) * features.norm(dim=1)).mean()
                 along[name] += ((error @ wanted) * features).sum(1).mean().item() / length.item() / FOLDS
@@ -284,28 +288,24 @@ GROUPS_TRIED = {
 }
 
 
-def arms(
-    data: ImageSet, preprocessing: dict[str, Any], seed: int, options: argparse.Namespace
-) -> dict[str, Callable[[], Any]]:
+def arms(data: ImageSet, crop: Crop, seed: int, options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     """Names, and what makes a policy, an augmentation or None; a policy may come with what was found about it."""
     by_loss = {
-        loss: lambda loss=loss, steps=steps, rate=rate: search_by(
-            loss, data, preprocessing, steps=steps, seed=seed, rate=rate
-        )
-        for loss, steps, rate in (("density", 300, 0.02), ("adversarial", 300, 0.02), ("gradient", 900, 0.05))
+        loss: lambda loss=loss: search_by(loss, data, crop, steps=300, seed=seed) for loss in ("density", "adversarial")
     }
     return {
         "none": lambda: None,
         "TrivialAugment": lambda: trivial_augment,
         "random": lambda: RelaxedPolicy(generator=torch.Generator().manual_seed(seed + 1000)).to_policy(),
         "start": lambda: start(seed, None).to_policy(),
-        "searched": lambda: searched(data, preprocessing, seed, options),
+        "searched": lambda: searched(data, crop, seed, options),
         "start, uniform": lambda: start(seed, GROUPS["all"]).to_policy(),
         "start, uniform colour": lambda: start(seed, GROUPS["colour"]).to_policy(),
         **{f"uniform, {name}": lambda group=group: uniform(group) for name, group in GROUPS_TRIED.items()},
         "uniform, all, 3/4": lambda: uniform(GROUPS["all"], 0.75),
         **by_loss,
-        "matched": lambda: matched(data, preprocessing, steps=options.matching_steps, seed=seed),
+        "gradient": lambda: searched(data, crop, seed, options, objective="gradient-matching"),
+        "matched": lambda: matched(data, crop, steps=options.matching_steps, seed=seed),
     }
 
 
@@ -326,14 +326,14 @@ def main() -> None:
     rows = map(json.loads, kept.read_text().splitlines() if kept.exists() else [])
     done = {(row["images"], row["steps"], row["seed"], row["arm"]) for row in rows}
     recipe = DATASETS[options.dataset].preparation
-    preprocessing: dict[str, Any] = {"size": SIZE, "padding": recipe.padding, "flip": recipe.flip}
+    crop = Crop(SIZE, recipe.padding, recipe.flip)
     dataset = open_dataset(options.dataset, data_dir=options.data_dir)
     pool_size, tested = (1797, 1600) if options.dataset == "digits" else (9000, 5000)
     for seed in options.seeds:
         pool = load_images(dataset, num_images=pool_size, size=SIZE, seed=seed)
         data = ImageSet(pool.images[: options.images], pool.labels[: options.images], pool.classes)
         test = ImageSet(pool.images[options.images :][-tested:], pool.labels[options.images :][-tested:], pool.classes)
-        for name, make in arms(data, preprocessing, seed, options).items():
+        for name, make in arms(data, crop, seed, options).items():
             key = (options.images, options.network_steps, seed, name)
             if key in done or (options.arms and name not in options.arms):
                 continue
@@ -343,10 +343,8 @@ def main() -> None:
             row = dict(zip(("images", "steps", "seed", "arm"), key, strict=True)) | found
             if isinstance(augment, Policy):
                 row["strength"] = diagnosis.strength(augment, data.images[:512])
-                augment = FasterAutoAugment(augment, generator=torch.Generator().manual_seed(seed))
-            torch.manual_seed(seed)  # TrivialAugment draws from it
-            network = train_small(data, augment, **preprocessing, steps=options.network_steps, seed=seed)
-            row["error"], row["loss"] = evaluate(network, test, size=SIZE)
+            training = train(data, augment, crop, steps=options.network_steps, seed=seed)
+            row["error"], row["loss"] = training.test(test)
             row["seconds"] = time.perf_counter() - began
             with kept.open("a") as file:
                 file.write(json.dumps(row) + "\n")

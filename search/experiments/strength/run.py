@@ -26,15 +26,16 @@ import torchvision
 from torch import Tensor
 from torchvision.transforms import v2
 
-from fasteraa_transforms import FasterAutoAugment, Policy, RelaxedPolicy
+from fasteraa_transforms import Policy, RelaxedPolicy
 from fasteraa_transforms.search import Settings, load_images, open_dataset, search
 from fasteraa_transforms.search.algorithm.diagnosis import strength
-from fasteraa_transforms.search.contenders.validation import evaluate, train_small
+from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.data.table import DATASETS
+from fasteraa_transforms.search.networks.fit import Fit, Recipe, fit
+from fasteraa_transforms.search.networks.table import make_network
 
 Row = dict[str, Any]
-Train = Callable[[Callable[[Tensor], Tensor] | None], Row]
 
 # Two-sided 95 % quantiles of Student's t, by degrees of freedom.
 T_95 = [
@@ -71,10 +72,11 @@ VARIANTS = {
 }
 """The settings that each variant has of the defaults; the others are the paper's. All take as many steps.
 
-All but the last are held at the strength of their start, where they are; the last chooses.
+All but the last are held at the strength of their start, where they are held. The last is held at one strength after
+another, of which the first is kept.
 """
 
-FRACTIONS = Settings().held
+FRACTIONS = Settings().strengths
 PAPER = Settings.paper()
 
 
@@ -97,7 +99,7 @@ class Round:
         recipe = DATASETS[options.dataset].preparation
         self.size = tuple(pool.images.shape[-2:])
         padding = recipe.padding * self.size[0] // 32
-        self.preprocessing: dict[str, Any] = {"size": self.size, "padding": padding, "flip": recipe.flip}
+        self.crop = Crop(self.size, padding, recipe.flip)
 
     def arms(self) -> Iterator[tuple[str, Callable[[], Row]]]:
         """Names, and what gives their rows."""
@@ -132,14 +134,13 @@ class Round:
         if "classifier_epochs" in mine:
             mine["classifier_epochs"] = -(-self.options.classifier_steps // per_epoch)
         if "strengths" in mine and name != DEFAULT:
-            mine |= {"strengths": (1.0,), "validation_steps": 1}  # there is no choice
-        mine = {"validation_steps": self.options.network_steps} | mine
+            mine["strengths"] = (1.0,)
         return Settings.paper(
             **mine,
             epochs=-(-self.options.steps // per_epoch),
             batch_size=self.options.batch_size,
             image_size=self.size[0],
-            padding=self.preprocessing["padding"],
+            padding=self.crop.padding,
             critic=self.options.critic,
             seed=self.seed,
             device="cpu",
@@ -168,24 +169,28 @@ class Round:
         """Train with a policy; its own diagnosis goes into the row."""
         row: Row = {}
         if found := policy.provenance.get("diagnosis"):
-            row = {
-                name: found[name]
-                for name in ("drift", "entropy_end", "accuracy_clean", "accuracy_classifier", "trials")
-            }
-        transform = FasterAutoAugment(policy, generator=torch.Generator().manual_seed(self.seed))
-        return self.train(transform) | row | {"strength": strength(policy, self.subset.images[:512])}
+            row = {name: found[name] for name in ("drift", "entropy_end", "accuracy_clean", "accuracy_classifier")}
+        return self.train(policy) | row | {"strength": strength(policy, self.subset.images[:512])}
 
-    def train(self, augment: Callable[[Tensor], Tensor] | None) -> Row:
+    def train(self, augment: Policy | Callable[[Tensor], Tensor] | None) -> Row:
         """Train small networks on the subset and test them."""
-        tested = []
+        data, tested = self.subset, []
+        batch_size = min(50, len(data))
+        epochs = -(-self.options.network_steps // (len(data) // batch_size))
+        recipe = Recipe.of("small", epochs=epochs, batch_size=batch_size)
+        made = augment if augment is None or isinstance(augment, Policy) else lambda generator: augment
         with torch.random.fork_rng(devices=[]):
             for i in range(self.options.trainings):
-                seed = 100 * self.seed + i
-                torch.manual_seed(seed)  # TrivialAugment draws from it
-                network = train_small(
-                    self.subset, augment, **self.preprocessing, steps=self.options.network_steps, seed=seed
+                training = Fit(
+                    data,
+                    lambda: make_network("small", channels=data.images.shape[1], classes=data.classes),
+                    recipe,
+                    self.crop,
+                    augment=made,
+                    seed=100 * self.seed + i,
                 )
-                tested.append(evaluate(network, self.test, size=self.size))
+                fit(training)
+                tested.append(training.test(self.test))
         errors, losses = zip(*tested, strict=True)
         return {"error": errors, "loss": losses}
 
@@ -246,7 +251,6 @@ def table(rows: Iterable[Row], count: int) -> list[str]:
 def report(out: Path, options: argparse.Namespace) -> None:
     """Write README.md of the rows."""
     rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
-    chosen = [row for row in rows if row["arm"] == DEFAULT]
     lines = [
         f"# What the ingredients of the search do: {options.dataset}",
         "",
@@ -263,10 +267,6 @@ def report(out: Path, options: argparse.Namespace) -> None:
     ]
     for count in sorted({row["count"] for row in rows}):
         lines += table(rows, count)
-    for count in sorted({row["count"] for row in chosen}):
-        trials = [trial for row in chosen if row["count"] == count for trial in row["trials"] if trial["chosen"]]
-        picks = ", ".join(f"{trial['fraction']:g}" for trial in trials)
-        lines.append(f"Strengths that the default search chose at {count} images: {picks}.")
     (out / "README.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

@@ -102,7 +102,7 @@ def test_the_adversarial_search_races_at_its_strengths(tmp_path: Path) -> None:
             "epochs": 2,
             "classifier_epochs": 1,
             "batch_size": 32,
-            "strengths": (1.0, 0.5, 0.0),
+            "strengths": (1.0, 0.5),
             "sub_policies": 2,
         }
     )
