@@ -12,7 +12,7 @@ import sys
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError, from_json
@@ -24,10 +24,39 @@ from fasteraa_transforms.policy.text import FORMAT, VERSION
 MAX_ERRORS = 10_000  # beyond this, listing what is wrong costs more memory than it is worth
 _WEIGHT_TOLERANCE = 1e-9
 
-if TYPE_CHECKING:
-    OperationName = str
-else:
-    OperationName = Literal[tuple(OPERATIONS)]
+
+def _in_the_table(name: str) -> str:
+    if name not in OPERATIONS:
+        raise _refusal(found=shown(name), expected=_a_name())
+    return name
+
+
+def _a_name() -> str:
+    """What is expected of the name of an operation, by the table as it is now."""
+    return f"one of {', '.join(OPERATIONS)}"
+
+
+def _name_schema(schema: dict[str, Any]) -> None:
+    """What the JSON Schema says of the name of an operation."""
+    schema["enum"] = list(OPERATIONS)
+
+
+def _candidate_schema(schema: dict[str, Any]) -> None:
+    """What the JSON Schema says of a candidate as a whole: which operations have a magnitude, and which a sign."""
+    with_magnitude = [each.name for each in OPERATIONS.values() if each.has_magnitude]
+    with_sign = [each.name for each in OPERATIONS.values() if each.signed]
+    schema |= {
+        "description": "One operation that a stage may choose",
+        "if": {"properties": {"operation": {"enum": with_magnitude}}},
+        "then": {"properties": {"magnitude": {"type": "number"}}, "required": ["magnitude"]},
+        "else": {"properties": {"magnitude": {"type": "null"}}},
+        "allOf": [
+            {
+                "if": {"properties": {"operation": {"enum": with_sign}}},
+                "else": {"properties": {"sign": {"type": "null"}}},
+            }
+        ],
+    }
 
 
 class Candidate(BaseModel):
@@ -55,21 +84,14 @@ class Candidate(BaseModel):
         frozen=True,
         allow_inf_nan=False,
         revalidate_instances="always",  # `model_construct` and `model_copy` do not look at values
-        json_schema_extra={
-            "description": "One operation that a stage may choose",
-            "if": {"properties": {"operation": {"enum": [o.name for o in OPERATIONS.values() if o.has_magnitude]}}},
-            "then": {"properties": {"magnitude": {"type": "number"}}, "required": ["magnitude"]},
-            "else": {"properties": {"magnitude": {"type": "null"}}},
-            "allOf": [
-                {
-                    "if": {"properties": {"operation": {"enum": [o.name for o in OPERATIONS.values() if o.signed]}}},
-                    "else": {"properties": {"sign": {"type": "null"}}},
-                }
-            ],
-        },
+        json_schema_extra=_candidate_schema,
     )
 
-    operation: Annotated[OperationName, Field(description="Name of the operation")]
+    operation: Annotated[
+        str,
+        AfterValidator(_in_the_table),
+        Field(description="Name of the operation", json_schema_extra=_name_schema),
+    ]
     weight: Annotated[float, Field(gt=0, description="How often it is chosen, relative to the others of its stage")]
     probability: Annotated[float, Field(ge=0, le=1, description="How often it is applied once it is chosen")]
     magnitude: Annotated[
@@ -217,7 +239,6 @@ _EXPECTED = {
     "$.sub_policies[]": "a non-empty list of stages",
     "$.sub_policies[][]": "a non-empty list of candidates",
     "$.sub_policies[][][]": "a candidate: an object with operation, weight, probability and magnitude",
-    "$.sub_policies[][][].operation": f"one of {', '.join(OPERATIONS)}",
     "$.sub_policies[][][].weight": "a positive number",
     "$.sub_policies[][][].probability": "a number in [0, 1]",
     "$.sub_policies[][][].magnitude": "a number in [0, 1]",
@@ -242,7 +263,7 @@ def policy_error(source: str, detail: ErrorDetails, more: int) -> PolicyError:
     kind, context = detail["type"], detail.get("ctx", {})
     place = (*detail["loc"], *context.get("within", ()))
     pattern = "$" + "".join("[]" if isinstance(key, int) else f".{key}" for key in place)
-    expected = _EXPECTED.get(pattern, detail["msg"])
+    expected = _a_name() if pattern.endswith("[].operation") else _EXPECTED.get(pattern, detail["msg"])
     found = shown(detail["input"])
     if kind == "refused":
         found, expected = context["found"], context["expected"]

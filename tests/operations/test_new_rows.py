@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 
-from fasteraa_transforms import OPERATIONS, Operation, Plan, RelaxedPolicy, apply, functional
+from fasteraa_transforms import OPERATIONS, Operation, Plan, Policy, PolicyError, RelaxedPolicy, apply, functional
 from fasteraa_transforms.backends import cpu
 from fasteraa_transforms.operations import Affine, Extras, Levels, Mix, Term
 from fasteraa_transforms.pipeline import targets
@@ -312,3 +312,17 @@ def test_a_plan_names_the_new_rows() -> None:
     plan = plan_of([("shear_diagonal", 0.25), ("mirror_vertically", 0.0)])
     assert repr(plan) == "Plan(1 image, 2 stages, cpu)\n  0: shear_diagonal(0.25 of something) → mirror_vertically"
     assert cpu.takes(torch.zeros(1, 1, 1, 1, dtype=torch.uint8), plan)
+
+
+def test_a_policy_names_the_new_rows() -> None:
+    candidates = [
+        {"operation": "shear_diagonal", "weight": 1, "probability": 0.5, "magnitude": 0.25},
+        {"operation": "mirror_vertically", "weight": 1, "probability": 0.5},
+    ]
+    policy = Policy([[candidates]])
+    assert Policy.from_json(policy.to_json()) == policy
+    assert [each.operation for each in policy.sub_policies[0][0]] == ["shear_diagonal", "mirror_vertically"]
+    with pytest.raises(PolicyError, match="as mirror_vertically has no magnitude"):
+        Policy([[[candidates[1] | {"magnitude": 0.5}]]])
+    with pytest.raises(PolicyError, match=r"expected one of shear_x, .*, shear_diagonal, .*, mirror_vertically, "):
+        Policy([[[candidates[1] | {"operation": "mirror"}]]])
