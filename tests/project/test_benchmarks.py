@@ -1,5 +1,6 @@
 """The benchmarks, the experiments of the search, and the pages that show what was measured."""
 
+import argparse
 import dataclasses
 import importlib.util
 import itertools
@@ -447,3 +448,54 @@ def test_the_other_ways_run_and_resume(
         torch.set_flush_denormal(False)
     assert not capsys.readouterr().out
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == len(names)
+
+
+# --- improvements of the adversarial search ---------------------------------------------------------------------------
+
+
+def test_each_improvement_is_searched_and_tested_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = experiment("adversarial")
+    monkeypatch.setattr(module, "ROWS", tmp_path / "rows.jsonl")
+    sizes = "--images 150 --epochs 1 --network resnet9-4 --longest 8 --seeds 1 --replicates 1 --device cpu"
+    monkeypatch.setattr(sys, "argv", ["run.py", *sizes.split()])
+    settings: list[Settings] = []
+    adversarial = module.adversarial
+
+    def watched(task: Any, given: Settings, *others: Any) -> Any:
+        settings.append(given)
+        return adversarial(task, given, *others)
+
+    monkeypatch.setattr(module, "adversarial", watched)
+    module.main()
+    assert [
+        {name: value for name, value in vars(given).items() if value != vars(settings[0])[name]} for given in settings
+    ] == list(module.VARIANTS.values())
+    done = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [row["kind"] for row in done].count("length") == 1
+    assert [row["variant"] for row in done if row["kind"] == "test"] == [*module.CONTROLS, *module.VARIANTS]
+    found = [str(row["policy"]["sub_policies"]) for row in done if row["kind"] == "search"]
+    assert len(set(found)) == len(found) == 1 + len(module.VARIANTS)
+    printed = capsys.readouterr().out
+    assert printed.count("| penalty every 4 | 1 | ") == 1
+    kept = (tmp_path / "rows.jsonl").read_bytes()
+    module.main()
+    assert (tmp_path / "rows.jsonl").read_bytes() == kept
+    assert capsys.readouterr().out.strip() == printed[printed.index("150 digits") :].strip()
+
+
+def test_the_table_of_improvements_pairs_seeds_and_replicates() -> None:
+    module = experiment("adversarial")
+    sizes = {"images": 9, "epochs": 1, "network": "small"}
+    errors = {"default": (0.2, 0.1, 0.3), "guard own": (0.1, 0.1, 0.2)}
+    done = [
+        {"kind": "test", "variant": name, **sizes, "seed": seed, "replicate": replicate, "error": error}
+        for name, values in errors.items()
+        for (seed, replicate), error in zip(((0, 0), (0, 1), (1, 0)), values, strict=True)
+    ]
+    done.append({**done[-1], "replicate": 1, "error": 0.9})  # of which the default has no twin
+    lines = module.table(done, argparse.Namespace(**sizes))
+    (mine,) = (line for line in lines if line.startswith("| guard own |"))
+    # Differences of -10, 0 and -10 points: their deviation is 5.77, and 4.303 of it by √3 half of the interval.
+    assert [cell.strip() for cell in mine.strip("|").split("|")][1:4] == ["4", "32.50", "-6.67 ± 14.34"]

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,10 @@ import torch
 from torchvision.transforms import v2
 
 from fasteraa_transforms import OPERATIONS, FasterAutoAugment, Policy, apply
+from fasteraa_transforms.search import Settings
+from fasteraa_transforms.search.algorithm.setup import draws_one_operation
 from fasteraa_transforms.search.contenders import Contender
+from fasteraa_transforms.search.contenders.adversarial import relaxed_start
 from fasteraa_transforms.search.contenders.calibrated import PARTS, calibrated
 from fasteraa_transforms.search.contenders.guard import Curves, Point, measure_curves
 from fasteraa_transforms.search.contenders.published import PUBLISHED, randaugment, trivialaugment
@@ -305,3 +309,40 @@ def test_trivialaugment_is_applied_exactly() -> None:
     plan = policy.sample(20, generator=torch.Generator().manual_seed(1))
     assert torch.equal(apply(images, plan), apply(images, plan))
     assert plan.stages == 1
+
+
+# --- adversarial ------------------------------------------------------------------------------------------------------
+
+
+def test_an_adversarial_search_starts_from_what_a_calibrated_policy_uses() -> None:
+    start = calibrated(CURVES, 0.1)
+    settings = Settings(sub_policies=20, stages=2)
+    relaxed = relaxed_start(start, Allowed(limits={"rotate": 0.5}), settings)
+    assert relaxed.operations == ("rotate", "flip", "solarize")
+    assert relaxed.weights.shape == (20, 2, 3)
+    assert (relaxed.probabilities == 0.7).all()
+    magnitudes = relaxed.magnitudes[..., 0]
+    largest = max(each.magnitude for each in start.sub_policies[0][0] if each.operation == "rotate")
+    assert largest > 0.5
+    assert magnitudes.max() <= 0.5
+    assert magnitudes.max() > 0.4  # spread below the limit, of 40 draws
+    alone = relaxed_start(start, Allowed(), settings).magnitudes[..., 0]
+    assert 0.8 * largest < alone.max() <= largest
+    assert not relaxed.sample_selection
+    assert relaxed_start(start, Allowed(), settings, one_operation=True).sample_selection
+
+
+def test_a_random_start_has_the_allowed_operations() -> None:
+    relaxed = relaxed_start(None, Allowed(("flip", "rotate"), {"rotate": 0.1}), Settings())
+    assert relaxed.operations == ("flip", "rotate")
+    assert relaxed.magnitudes[..., 1].max() <= 0.1
+    assert relaxed.probabilities.unique().numel() > 2
+
+
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize(("given", "expected"), [(None, None), (True, True), (False, False)])
+def test_for_masks_each_image_draws_one_operation_a_stage(
+    masks: bool, given: bool | None, expected: bool | None
+) -> None:
+    task = SimpleNamespace(data=SimpleNamespace(has_masks=masks))
+    assert draws_one_operation(task, Settings(sample_selection=given)) is (masks if expected is None else expected)

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from fasteraa_transforms import OPERATIONS, FasterAutoAugment, Policy
 from fasteraa_transforms.search import Digits, Settings, search
 from fasteraa_transforms.search.__main__ import main
-from fasteraa_transforms.search.contenders import hold
+from fasteraa_transforms.search.contenders import adversarial, hold
 from fasteraa_transforms.search.operations import main as look
 from fasteraa_transforms.search.runtime.folder import RunFolder
 
@@ -113,6 +113,38 @@ def test_the_adversarial_search_races_at_its_strengths(tmp_path: Path) -> None:
         share = Policy.load(tmp_path / f"{name}.json").effective_share()
         assert share["flip"] == share["invert"] == 0
         assert sum(share.values()) > 0
+
+
+def test_the_adversarial_search_begins_from_the_calibrated_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[Policy | None] = []
+    relaxed_start = adversarial.relaxed_start
+
+    def watched(start: Policy | None, *others: Any, **options: Any) -> Any:
+        starts.append(start)
+        return relaxed_start(start, *others, **options)
+
+    monkeypatch.setattr(adversarial, "relaxed_start", watched)
+    settings = dataclasses.replace(
+        TINY,
+        contenders=("none", "calibrated", "adversarial"),
+        race_epochs=8,
+        start="calibrated",
+        guard="own",
+        penalty_every=2,
+        sample_selection=True,
+        epochs=1,
+        classifier_epochs=1,
+        batch_size=32,
+        strengths=(1.0,),
+    )
+    search(Digits(), settings, out=tmp_path, name="digits", progress=False)
+    (start,) = starts
+    assert start == Policy.load(sorted(tmp_path.glob("calibrated-*.json"))[-1])
+    searched = Policy.load(tmp_path / "adversarial-1.json")
+    used = {each.operation for each in start.sub_policies[0][0]}
+    assert {each.operation for sub in searched.sub_policies for stage in sub for each in stage} <= used
 
 
 def test_screening_tells_the_effect_of_each_operation(tmp_path: Path) -> None:
