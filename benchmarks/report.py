@@ -54,9 +54,10 @@ What is timed is the whole call that a user makes. `python benchmarks/augment.py
 Every library runs its own policy, on pieces of two photographs, in the form that it takes: albumentations arrays
 [H, W, C], kornia floats [B, C, H, W], the others PIL images or uint8 tensors. Ours, `{OURS}`, is ten
 sub-policies of two operations that hold each operation at least once (all but sample_pairing), each applied with
-probability 0.6, as often as those of torchvision on average; the shipped policy is the second column. torchvision and
-albumentations draw once for a whole batch, so there they run in a loop over its images. albumentations ships no policy:
-its column is one of 14 operations, as in TrivialAugment.
+probability 0.6, as often as those of torchvision on average; the shipped policy is the second column.
+
+torchvision and albumentations draw once for a whole batch, so there they run in a loop over its images. albumentations
+ships no policy: its column is one of 14 operations, as in TrivialAugment.
 
 | | target | {" | ".join(ours)} |
 |---|---|{"---|" * len(ours)}

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 import itertools
 import json
 import operator
@@ -155,6 +156,52 @@ def test_a_page_has_one_title_and_skips_no_level(page: Path) -> None:
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    """Paragraphs and items of lists; tables, headings and code are none."""
+    for part in re.split(r"\n\s*\n|\n(?=[-*] |\d+\. |\|)", FENCE.sub("\n", text)):
+        if part.strip() and not part.lstrip().startswith(("|", "#")) and not part.startswith("    "):
+            yield part
+
+
+WITH_PROSE = [*sorted(DOCS.glob("*.md")), ROOT / "search" / "README.md"]
+
+
+@pytest.mark.parametrize("page", WITH_PROSE, ids=[page.name for page in WITH_PROSE])
+def test_no_paragraph_is_too_long_to_read(page: Path) -> None:
+    long = {part.strip()[:60]: len(part.split()) for part in _paragraphs(page.read_text("utf-8"))}
+    assert {start: words for start, words in long.items() if words > 90} == {}
+
+
+@pytest.mark.parametrize("page", WITH_PROSE, ids=[page.name for page in WITH_PROSE])
+def test_code_fits_its_page(page: Path) -> None:
+    """84 columns have room at 1280 pixels. What programs print and changes of files are as wide as they are."""
+    text = page.read_text("utf-8")
+    code = []
+    for kind, block in re.findall(r"^```([\w{}-]*)[^\n]*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        if kind in ("text", "diff"):
+            continue
+        typed = re.findall(r"^(?:>>> |\.\.\. ).*", block, re.MULTILINE)  # of a session at the prompt
+        code += typed if kind == "python" and typed else block.splitlines()
+    code += re.findall(r"^ {4}((?:python|torchrun|pip) .*)$", FENCE.sub("", text), re.MULTILINE)
+    assert [line for line in code if len(line) > 84] == []
+
+
+RESULTS = ("evaluation", "search-research", "benchmarks", "gallery", "operations", "suite", "search", "targets")
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_page_with_results_has_a_picture(name: str) -> None:
+    text = (DOCS / f"{name}.md").read_text("utf-8")
+    sys.path.insert(0, str(DOCS / "_extensions"))
+    try:
+        pages = importlib.import_module("pages") if importlib.util.find_spec("sphinx") else None
+    finally:
+        sys.path.pop(0)
+    if pages is None:
+        pytest.skip("the site needs the extra docs")
+    assert re.search(r"!\[[^\]]+\]\(|^<!-- generated: \w+ -->$", pages._with_charts(name, text), re.MULTILINE)
 
 
 @each_page
