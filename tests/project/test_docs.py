@@ -174,6 +174,10 @@ def test_no_paragraph_is_too_long_to_read(page: Path) -> None:
     assert {start: words for start, words in long.items() if words > 90} == {}
 
 
+def test_the_guide_of_the_search_is_short() -> None:
+    assert len((DOCS / "search.md").read_text("utf-8").split()) <= 1200
+
+
 @pytest.mark.parametrize("page", WITH_PROSE, ids=[page.name for page in WITH_PROSE])
 def test_code_fits_its_page(page: Path) -> None:
     """84 columns have room at 1280 pixels. What programs print and changes of files are as wide as they are."""

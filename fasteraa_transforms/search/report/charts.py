@@ -63,8 +63,9 @@ def bar_chart(bars: Sequence[Bar], *, reference: float | None = None, title: str
 
     bottom = _ROW * len(bars) + 6
     parts = [_grid(x(tick), bottom, f"{tick:g} %") for tick in ticks]
-    if reference is not None:
-        parts.append(f'<path d="M{x(reference):.1f} 2V{bottom}" stroke="{LINE}" stroke-dasharray="4 3"/>')
+    if reference is not None:  # beside the marks only, not through the text above them
+        pieces = "".join(f"M{x(reference):.1f} {_ROW * i + 17}V{_ROW * i + 34}" for i in range(len(bars)))
+        parts.append(f'<path d="{pieces}" stroke="{LINE}" stroke-width="1.5" stroke-dasharray="4 2"/>')
     for i, bar in enumerate(bars):
         top, colour = _ROW * i, ACCENT if bar.emphasised else "currentColor"
         y = top + 24
