@@ -30,16 +30,16 @@ from fasteraa_transforms.search.report.comparison import error_chart
 ROOT = Path(__file__).parents[2]
 
 SUITE = {
-    "digits": "handwritten digits, 8×8 shown at 32×32 pixels",
-    "silhouettes": "silhouettes of animals, 28×28",
-    "fashion": "clothes, 28×28 (Fashion-MNIST)",
-    "solar": "photographs of solar cells, 48×48",
-    "svhn": "house numbers, 32×32 (SVHN)",
-    "cifar10": "photographs of ten kinds, 32×32 (CIFAR-10)",
-    "cifar100": "photographs of a hundred kinds, 32×32 (CIFAR-100)",
-    "imagenet": "photographs of a hundred kinds (ImageNet)",
+    "digits": ("Digits", "handwritten digits, 8×8, shown at 32×32 pixels"),
+    "silhouettes": ("Silhouettes", "silhouettes of animals, 28×28"),
+    "fashion": ("Fashion-MNIST", "clothes, 28×28"),
+    "solar": ("Solar cells", "photographs of solar cells, 48×48"),
+    "svhn": ("SVHN", "house numbers, 32×32"),
+    "cifar10": ("CIFAR-10", "photographs of ten kinds of things, 32×32"),
+    "cifar100": ("CIFAR-100", "photographs of a hundred kinds of things, 32×32"),
+    "imagenet": ("ImageNet", "photographs of a hundred kinds of things"),
 }
-"""What the images of each data set of the suite show."""
+"""Title of each data set of the suite, and what its images show."""
 
 _WHOLE = 6  # augmentations, from which on a regret says something
 
@@ -275,10 +275,11 @@ def _suite(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield from suite_table(errors)
     for data in dict.fromkeys(name for name, _ in errors):
         cases = {seed: found for (name, seed), found in errors.items() if name == data}
-        yield f"\n## {data[:1].upper()}{data[1:]}\n"
+        title, shown = SUITE.get(data, (data[:1].upper() + data[1:], data))
+        yield f"\n## {title}\n"
         searches = [row for row in rows if row["kind"] == "search" and row["data"] == data]
         images = f"{searches[0]['images']:,} training images; " if searches else ""
-        yield f"{SUITE.get(data, data)[:1].upper()}{SUITE.get(data, data)[1:]}; {images}{_seeds(len(cases))}.\n"
+        yield f"{shown[:1].upper()}{shown[1:]}; {images}{_seeds(len(cases))}.\n"
         if told := [f"`{kept[data, seed]}`" for seed in cases if (data, seed) in kept]:
             seconds = [row["seconds"] for row in searches]
             minutes = statistics.fmean(seconds) / 60
@@ -326,12 +327,33 @@ def regrets(errors: Mapping[tuple[str, int], Mapping[str, float]]) -> dict[str, 
     return found
 
 
+def _regret_in_words(regret: Mapping[str, Sequence[float]]) -> Iterator[str]:
+    """What regret is, and what came out, whoever it is that has the least."""
+    count = len(regret["searched"])
+    pairs = f"the {count} pairs of data set and seed" if count > 1 else "the one data set and seed"
+    yield (
+        "Regret: error minus that of the best control on the same data set and seed, in points. It is over "
+        f"{pairs} on which every augmentation was trained.\n"
+    )
+    means = {name: statistics.fmean(values) for name, values in regret.items()}
+    least = min(means, key=lambda name: means[name])
+    mine = f"{means['searched']:+.2f}".replace("-", "−")
+    best = f"{means[least]:+.2f}".replace("-", "−")
+    won = sum(value < 0 for value in regret["searched"])
+    outcome = "has the smallest" if least == "searched" else f"has a larger one than {least} ({best})"
+    yield (
+        f"**What the search kept {outcome}: mean regret {mine}.** It has fewer errors than every control in {won} of "
+        f"{count}.\n"
+    )
+
+
 def suite_table(errors: Mapping[tuple[str, int], Mapping[str, float]]) -> Iterator[str]:
     """The table of errors and regrets, in Markdown."""
     sets = list(dict.fromkeys(data for data, _ in errors))
     names = list(dict.fromkeys(name for found in errors.values() for name in found))
     regret = regrets(errors)
-    yield f"| augmentation | {' | '.join(sets)} |{' mean regret | worst |' if regret else ''}"
+    titles = [SUITE.get(data, (data,))[0] for data in sets]
+    yield f"| augmentation | {' | '.join(titles)} |{' mean regret | worst |' if regret else ''}"
     yield "|---|" + "---:|" * (len(sets) + 2 * bool(regret))
     order = {name: statistics.fmean(regret[name]) for name in regret}
     for name in sorted(names, key=lambda name: order.get(name, 0.0)):
@@ -344,8 +366,4 @@ def suite_table(errors: Mapping[tuple[str, int], Mapping[str, float]]) -> Iterat
         yield f"| {'**searched**' if name == 'searched' else name} | {' | '.join(cells)} |"
     yield "\nTest error in %, mean over the seeds, in brackets how many there are.\n"
     if regret:
-        count = len(next(iter(regret.values())))
-        yield (
-            "Regret: error minus that of the best control on the same data set and seed, in points. It is over the "
-            f"{count} pair{'s' * (count != 1)} of data set and seed on which every augmentation was trained.\n"
-        )
+        yield from _regret_in_words(regret)
