@@ -311,8 +311,11 @@ def test_the_policy_of_the_benchmark(augment: ModuleType) -> None:
 def test_it_measures_and_writes(
     augment: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    row = augment.Row(8, "tensor", 1, 0.2)
-    monkeypatch.setattr(augment, "ROWS", (row, augment.Row(8, "PIL", 1, 0.2), augment.Row(8, "batch", 3, 0.2)))
+    row = augment.Row(8, "tensor", 1, 0.2, 0.4)
+    monkeypatch.setattr(
+        augment, "ROWS", (row, augment.Row(8, "PIL", 1, 0.2, 0.4), augment.Row(8, "batch", 3, 0.2, 0.4))
+    )
+    monkeypatch.setattr(augment, "DISTINCT", {8: 4})
     monkeypatch.setattr(augment, "BLOCK_SECONDS", 1e-4)
     monkeypatch.setattr(
         augment, "COMPETITORS", {name: augment.COMPETITORS[name] for name in (augment.OURS, augment.BASE)}

@@ -820,7 +820,7 @@ def test_an_evaluation_that_is_killed_again_and_again_has_the_same_rows(processe
     draw = random.Random(0)
     out = tmp_path / "killed"
     killed = 0
-    while killed < 20:
+    while killed < 8:
         process = processes.Process(target=six_trainings, args=(out,))
         process.start()
         process.join(draw.uniform(0.1, 1.5))

@@ -1028,10 +1028,10 @@ SPOILING = ("invert", "solarize", "equalize")  # they turn a white digit on blac
 
 @pytest.mark.slow
 def test_on_digits_the_operations_that_spoil_them_lose_their_share() -> None:
-    """The paper's settings: 20 epochs of all digits, 280 steps; three seeds."""
+    """The paper's settings on all digits, two seeds. Half of its 20 epochs are enough."""
     remaining = []
-    for seed in range(3):
-        policy = search(Digits(), Settings.paper(seed=seed), progress=False)
+    for seed in range(2):
+        policy = search(Digits(), Settings.paper(seed=seed, epochs=10), progress=False)
         found = policy.provenance["diagnosis"]
         start, end = found["share_start"], found["share_end"]
         assert end["invert"] <= 0.5 * start["invert"]
