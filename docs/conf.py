@@ -39,16 +39,11 @@ napoleon_custom_sections = [("Source", "params_style")]
 # The docstring of an attribute is a sentence, in which a colon does not end a type.
 GoogleDocstring._consume_inline_attribute = lambda self: ("", self._consume_to_end())
 
-# Names of other projects, of types that only a signature has, and code that is no name.
+# Names of other projects, a type variable, and a control.
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|torchvision|tv_tensors|numpy|PIL|pydantic|nn|collections|pathlib|os)\..*"),
-    ("py:class", r".*\.(Images|MapDataset|Recipe)"),
-    ("py:exc", "FolderInUse"),
-    (
-        "py:obj",
-        r"random|second_order|search\.(affinity|contenders\.table|networks\.table|algorithm\.objective)|networks\.fit",
-    ),
-    ("py:obj", r"DATASETS|Affine|ClassFolder|Extras|Levels|parts_of|to_uint8|docs/policies-of-others\.md"),
+    ("py:class", r".*\.Images"),
+    ("py:obj", "random"),
 ]
 
 if os.environ.get("FASTERAA_INTERSPHINX") == "1":

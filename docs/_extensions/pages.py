@@ -52,6 +52,9 @@ _PUBLIC = (
     "fasteraa_transforms.search.evaluation.controls",
     "fasteraa_transforms.pipeline.image_files",
     "fasteraa_transforms.functional",
+    "fasteraa_transforms.operations",
+    "fasteraa_transforms.search.networks.fit",
+    "fasteraa_transforms.search.runtime.claim",
 )
 
 _logger = logging.getLogger(__name__)
@@ -127,7 +130,7 @@ def _link(match: re.Match[str], source: str, source_url: str) -> str:
 
 def _find_public(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element
-) -> nodes.reference | None:
+) -> nodes.Element | None:
     if node.get("refdomain") != "py":
         return None
     domain, parts = env.get_domain("py"), node["reftarget"].split(".")
@@ -136,7 +139,9 @@ def _find_public(
             if f"{module}.{tail}" in domain.objects:
                 name = f"{module}.{tail}"
                 return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", name, node, content)
-    return None
+    # A module has no entry of its own: its name is shown as code.
+    path = node["reftarget"].replace(".", "/")
+    return content if any((ROOT / "fasteraa_transforms").rglob(f"{path}.py")) else None
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -63,7 +63,7 @@ def search(
         source: how the dataset was opened, kept in ``settings.json`` for whoever resumes the run and in the policy's
             provenance; with a ``description``, it says in words which images they are.
         affinity_diversity: whether to measure affinity and diversity of the policy at the end, which trains six small
-            networks; see `search.affinity`. Not for masks.
+            networks; see `evaluation.affinity`. Not for masks.
         progress: whether to show a progress bar and print the verdict.
 
     Returns:
