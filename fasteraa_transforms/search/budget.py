@@ -50,7 +50,7 @@ _LEAST_RATE_SECONDS = 0.4  # how long the steps of one network are timed
 
 
 @dataclass(frozen=True)
-class Plan:
+class RacePlan:
     """What a search trains.
 
     Attributes:
@@ -89,7 +89,7 @@ class Plan:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "Plan":
+    def from_json(cls, value: dict[str, Any]) -> "RacePlan":
         """What `to_json` gave."""
         return cls(**{**value, "size": tuple(value["size"])})
 
@@ -141,7 +141,7 @@ def make_plan(
     network: str | None = None,
     processes: int | None = None,
     train_images: int | None = None,
-) -> Plan:
+) -> RacePlan:
     """The largest race that fits into ``seconds``.
 
     Args:
@@ -162,13 +162,13 @@ def make_plan(
     grey = data.images.shape[1] == 1
     ladder = [(min(train_images or images, room), width // 2 if grey else width) for images, width in _LADDER]
     rates: dict[str, float] = {}
-    best: Plan | None = None
+    best: RacePlan | None = None
     for images, width in dict.fromkeys(ladder):
         name = network or f"resnet9-{max(width, 4)}"
         batch_size = _batch_size(images)
         if name not in rates:
             rates[name] = time_network(name, data, crop, batch_size, seconds=_LEAST_RATE_SECONDS)
-        plan = Plan(
+        plan = RacePlan(
             network=name,
             size=crop.size,
             train_images=images,
@@ -187,7 +187,7 @@ def make_plan(
     return best
 
 
-def changed(plan: Plan, **changes: Any) -> Plan:
+def changed(plan: RacePlan, **changes: Any) -> RacePlan:
     """The plan with some fields changed."""
     return replace(plan, **changes)
 
@@ -203,7 +203,7 @@ def _guessed_length(images: int, data: ImageSet) -> int:
     return max(8, math.ceil(steps / max(1, images // _batch_size(images))))
 
 
-def _total(plan: Plan) -> float:
+def _total(plan: RacePlan) -> float:
     """Seconds of length and race. Finding the length takes some three times the epochs that it finds."""
     length = 3 * plan.training_seconds(plan.epochs // MULTIPLE)
     return length + plan.trainings * plan.training_seconds()
@@ -245,7 +245,7 @@ def _between(short: tuple[int, float], long: tuple[int, float]) -> int:
     return math.ceil(few * (many / few) ** min(max(part, 0.0), 1.0) - 1e-6)
 
 
-def with_rate(plan: Plan, epochs: int, seconds: float) -> Plan:
+def with_rate(plan: RacePlan, epochs: int, seconds: float) -> RacePlan:
     """The plan with the rate of a whole training, which counts what a few steps do not show.
 
     Args:
@@ -257,10 +257,11 @@ def with_rate(plan: Plan, epochs: int, seconds: float) -> Plan:
     return replace(plan, rate=passes / seconds * (1 - AUGMENTING))
 
 
-def with_length(plan: Plan, length: int, fitted: bool, *, seconds: float, contenders: int) -> Plan:
+def with_length(plan: RacePlan, length: int, fitted: bool, *, seconds: float, contenders: int) -> RacePlan:
     """The plan once the length is known: epochs, and the trainings that fit into ``seconds``.
 
-    A race needs every contender once. Where even that does not fit, trainings become shorter; `Plan.fitted` says so.
+    A race needs every contender once. Where even that does not fit, trainings become shorter, and `RacePlan.fitted` says
+    so.
 
     Args:
         plan: of `make_plan`.
@@ -281,7 +282,7 @@ def with_length(plan: Plan, length: int, fitted: bool, *, seconds: float, conten
     )
 
 
-def arena_of(plan: Plan, data: ImageSet, crop: Crop, seed: int) -> Arena:
+def arena_of(plan: RacePlan, data: ImageSet, crop: Crop, seed: int) -> Arena:
     """What the trainings of the plan share."""
     recipe = Recipe(epochs=plan.epochs, batch_size=plan.batch_size, learning_rate=0.05)
     return Arena(data, crop, plan.network, recipe, plan.train_images, plan.held_out, seed)

@@ -34,9 +34,9 @@ class Notes:
         advance: takes the seconds of work that a training has brought the run forward, as planned.
     """
 
-    plan: budget.Plan | None = None
+    plan: budget.RacePlan | None = None
     rows: list[Row] = field(default_factory=list)
-    save_plan: Callable[[budget.Plan], None] = lambda plan: None
+    save_plan: Callable[[budget.RacePlan], None] = lambda plan: None
     save_row: Callable[[Row], None] = lambda row: None
     tell: Callable[[str], None] = lambda line: None
     advance: Callable[[float], None] = lambda seconds: None
@@ -55,7 +55,7 @@ class Outcome:
         effects: what a screening found of each operation.
     """
 
-    plan: budget.Plan
+    plan: budget.RacePlan
     contenders: tuple[Contender, ...]
     standings: tuple[Standing, ...]
     curves: dict[str, Curves]
@@ -141,7 +141,7 @@ def contest(
 
 def guard_curves(
     data: ImageSet, crop: Crop, rules: Rules, notes: Notes, *, networks: int = 3
-) -> tuple[Curves, budget.Plan]:
+) -> tuple[Curves, budget.RacePlan]:
     """What every operation does to the images and their classes, without a race.
 
     Args:
@@ -172,7 +172,7 @@ def _expected(kinds: Sequence[str]) -> int:
     return sum(len(Material().budgets) for name in kinds if find_kind(name).guards)
 
 
-def _plan(data: ImageSet, crop: Crop, rules: Rules, count: int) -> budget.Plan:
+def _plan(data: ImageSet, crop: Crop, rules: Rules, count: int) -> budget.RacePlan:
     plan = budget.make_plan(
         data,
         crop,
@@ -190,7 +190,9 @@ def _plan(data: ImageSet, crop: Crop, rules: Rules, count: int) -> budget.Plan:
     return budget.changed(plan, **changes)
 
 
-def _measure_length(plan: budget.Plan, trainings: Trainings, rules: Rules, count: int, seconds: float) -> budget.Plan:
+def _measure_length(
+    plan: budget.RacePlan, trainings: Trainings, rules: Rules, count: int, seconds: float
+) -> budget.RacePlan:
     none = gather(["none"], Material(rules.allowed))
     began = time.perf_counter()
 
@@ -207,7 +209,7 @@ def _measure_length(plan: budget.Plan, trainings: Trainings, rules: Rules, count
     return longer if rules.trainings is None else budget.changed(longer, trainings=rules.trainings)
 
 
-def _plan_in_words(plan: budget.Plan, data: ImageSet, rules: Rules, count: int) -> str:
+def _plan_in_words(plan: budget.RacePlan, data: ImageSet, rules: Rules, count: int) -> str:
     beside = f", {plan.processes} networks side by side" if plan.processes > 1 else ""
     seconds = plan.trainings * plan.training_seconds()
     return (
@@ -217,7 +219,7 @@ def _plan_in_words(plan: budget.Plan, data: ImageSet, rules: Rules, count: int) 
     )
 
 
-def _length_in_words(plan: budget.Plan) -> str:
+def _length_in_words(plan: budget.RacePlan) -> str:
     takes = (
         f"each training takes {plan.epochs} epochs; at most {plan.trainings} of them, "
         f"{budget.duration(plan.trainings * plan.training_seconds())}"

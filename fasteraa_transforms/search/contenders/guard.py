@@ -18,7 +18,7 @@ from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.data.masks import IGNORED
 
-MAGNITUDES = (0.1, 0.25, 0.4, 0.6, 0.8, 1.0)
+LOOKED_AT = (0.1, 0.25, 0.4, 0.6, 0.8, 1.0)
 """Magnitudes at which every operation is looked at."""
 
 STILL = 0.01
@@ -146,7 +146,7 @@ class Curves:
 
 def points_of(operation: str) -> tuple[float, ...]:
     """The magnitudes at which an operation is looked at; (1.0,) stands for that of one without."""
-    return MAGNITUDES if OPERATIONS[operation].has_magnitude else (1.0,)
+    return LOOKED_AT if OPERATIONS[operation].has_magnitude else (1.0,)
 
 
 @torch.no_grad()

@@ -110,7 +110,7 @@ class _FolderNotes(Notes):
     """Notes that lie in the folder of a run, with a progress bar over the seconds of its plan."""
 
     def __init__(
-        self, recorder: Recorder, plan: budget.Plan | None, rows: list[dict[str, Any]], lengths_given: bool
+        self, recorder: Recorder, plan: budget.RacePlan | None, rows: list[dict[str, Any]], lengths_given: bool
     ) -> None:
         super().__init__(plan, rows)
         self.lengths_given = lengths_given
@@ -119,7 +119,7 @@ class _FolderNotes(Notes):
         self.save_plan, self.save_row = self._save_plan, self._save_row
         self.tell, self.advance = self._say, self._advance
 
-    def _save_plan(self, plan: budget.Plan) -> None:
+    def _save_plan(self, plan: budget.RacePlan) -> None:
         if plan != self.plan or "contest" not in self.recorder.saved:
             self.plan = plan
             self.recorder.save({"contest": plan.to_json()}, None, epochs=0)
@@ -161,6 +161,6 @@ def _notes(task: Task, settings: Settings, recorder: Recorder) -> _FolderNotes:
             recorder.folder.replace_rows([], ROWS)
         return _FolderNotes(recorder, None, [], settings.race_epochs is not None)
     check_same(saved["images"], images, recorder.path)
-    plan = budget.Plan.from_json(saved["contest"]) if "contest" in saved else None
+    plan = budget.RacePlan.from_json(saved["contest"]) if "contest" in saved else None
     rows = [] if recorder.folder is None else recorder.folder.rows(ROWS)
     return _FolderNotes(recorder, plan, rows, settings.race_epochs is not None)

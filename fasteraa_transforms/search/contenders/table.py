@@ -41,7 +41,7 @@ Make = Callable[[Material], list[Contender]]
 
 
 @dataclass(frozen=True)
-class Kind:
+class ContenderKind:
     """One row of `CONTENDERS`.
 
     Attributes:
@@ -85,27 +85,30 @@ def _calibrated(guard: str, material: Material) -> list[Contender]:
     return result
 
 
-CONTENDERS: dict[str, Kind] = {
-    "none": Kind(_none, "no augmentation"),
-    **{name: Kind(partial(_published, name), row.summary) for name, row in PUBLISHED.items()},
-    "uniform": Kind(partial(_uniform, "uniform", "all", 1, 1.0), "one operation of all, all alike"),
-    "uniform-2": Kind(partial(_uniform, "uniform-2", "all", 2, 0.7), "two operations of all, each applied with 0.7"),
-    "colour": Kind(partial(_uniform, "colour", "colour", 1, 1.0), "one operation of those that change colours"),
-    "geometry": Kind(partial(_uniform, "geometry", "geometry", 1, 1.0), "one operation of those that move pixels"),
-    "calibrated": Kind(
+CONTENDERS: dict[str, ContenderKind] = {
+    "none": ContenderKind(_none, "no augmentation"),
+    **{name: ContenderKind(partial(_published, name), row.summary) for name, row in PUBLISHED.items()},
+    "uniform": ContenderKind(partial(_uniform, "uniform", "all", 1, 1.0), "one operation of all, all alike"),
+    "uniform-2": ContenderKind(
+        partial(_uniform, "uniform-2", "all", 2, 0.7), "two operations of all, each applied with 0.7"
+    ),
+    "colour": ContenderKind(
+        partial(_uniform, "colour", "colour", 1, 1.0), "one operation of those that change colours"
+    ),
+    "geometry": ContenderKind(
+        partial(_uniform, "geometry", "geometry", 1, 1.0), "one operation of those that move pixels"
+    ),
+    "calibrated": ContenderKind(
         partial(_calibrated, "none"), "operations up to the magnitude at which a classifier loses them", ("none",)
     ),
-    "calibrated-uniform": Kind(
+    "calibrated-uniform": ContenderKind(
         partial(_calibrated, "uniform"), "the same, by a classifier that was trained with uniform", ("uniform",)
     ),
 }
 """Kinds of contenders by name."""
 
-DEFAULT = ("none", "trivialaugment", "uniform", "colour", "geometry", "calibrated", "calibrated-uniform")
-"""The kinds that race unless others are named."""
 
-
-def find_kind(name: str) -> Kind:
+def find_kind(name: str) -> ContenderKind:
     """The kind called ``name``.
 
     Args:
@@ -124,11 +127,11 @@ def find_kind(name: str) -> Kind:
         source = name.removeprefix("policy=")
         policy = FasterAutoAugment.from_pretrained(source).policy
         label = policy.name if name.startswith("policy=") else Path(source).stem
-        return Kind(
+        return ContenderKind(
             lambda material: [Contender(label, material.allowed.restrict(policy), f"the policy {source}")], source
         )
     if ":" in name:
-        return Kind(find_callable("contender", name), name)
+        return ContenderKind(find_callable("contender", name), name)
     known = ", ".join(CONTENDERS)
     raise ValueError(
         f"contenders should be among {known}; a policy file, policy=NAME or module:callable; but got {name!r} instead"

@@ -19,7 +19,7 @@ from fasteraa_transforms.search.contenders.guard import Curves, Point, measure_c
 from fasteraa_transforms.search.contenders.published import PUBLISHED, randaugment, trivialaugment
 from fasteraa_transforms.search.contenders.restrict import Allowed, parse_allowed
 from fasteraa_transforms.search.contenders.screening import design, effects, policies, screened
-from fasteraa_transforms.search.contenders.table import CONTENDERS, DEFAULT, Material, find_kind, gather
+from fasteraa_transforms.search.contenders.table import CONTENDERS, Material, find_kind, gather
 from fasteraa_transforms.search.contenders.uniform import GROUPS, MAGNITUDES, uniform
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
@@ -224,7 +224,7 @@ def test_refused_restrictions(arguments: dict[str, list[str]], message: str) -> 
 
 
 def test_default_kinds_are_in_the_table() -> None:
-    assert set(DEFAULT) <= set(CONTENDERS)
+    assert set(Settings().contenders) <= set(CONTENDERS)
 
 
 def test_kinds_wait_for_their_guards() -> None:

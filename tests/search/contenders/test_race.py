@@ -193,7 +193,7 @@ def test_a_contest_keeps_a_contender_and_resumes(arena: Arena) -> None:
     rules = Rules(kinds=("none", "uniform", "calibrated"), epochs=2, replicates=2, train_images=150, processes=1)
     rules = Rules(**{**vars(rules), "network": "resnet9-4", "seconds": 5.0})
     notes = Notes()
-    plans: list[budget.Plan] = []
+    plans: list[budget.RacePlan] = []
     notes.save_plan = plans.append
     outcome = contest(arena.data, arena.crop, rules, notes)
     assert outcome.kept.name == outcome.standings[0].contender
@@ -208,8 +208,8 @@ def test_a_contest_keeps_a_contender_and_resumes(arena: Arena) -> None:
 # --- the budget -------------------------------------------------------------------------------------------------------
 
 
-def _plan(**changes: Any) -> budget.Plan:
-    plan = budget.Plan("resnet9-8", (32, 32), 500, 1000, 32, 90, 15, 8, 2, 1000.0)
+def _plan(**changes: Any) -> budget.RacePlan:
+    plan = budget.RacePlan("resnet9-8", (32, 32), 500, 1000, 32, 90, 15, 8, 2, 1000.0)
     return budget.changed(plan, **changes)
 
 
@@ -252,4 +252,4 @@ def test_a_plan_takes_what_fits() -> None:
 
 def test_plans_are_read_back() -> None:
     plan = _plan(fitted=True)
-    assert budget.Plan.from_json(plan.to_json()) == plan
+    assert budget.RacePlan.from_json(plan.to_json()) == plan
