@@ -260,8 +260,8 @@ def with_rate(plan: RacePlan, epochs: int, seconds: float) -> RacePlan:
 def with_length(plan: RacePlan, length: int, fitted: bool, *, seconds: float, contenders: int) -> RacePlan:
     """The plan once the length is known: epochs, and the trainings that fit into ``seconds``.
 
-    A race needs every contender once. Where even that does not fit, trainings become shorter, and `RacePlan.fitted` says
-    so.
+    A race needs every contender once. Where even that does not fit, trainings become shorter, and
+    `RacePlan.fitted` says so.
 
     Args:
         plan: of `make_plan`.

@@ -88,7 +88,7 @@ def make_tools(task: Task, settings: Settings) -> Tools:
     device = task.device
     mean, deviation = torch.tensor(task.data.statistics(), dtype=torch.float64)
     count = task.data.images[:, 0].numel()
-    deviation = deviation * (count / (count - 1)) ** 0.5  # of a sample, as in every search so far
+    deviation = deviation * (count / (count - 1)) ** 0.5  # of a sample: divided by N - 1
     target = torch.zeros((), device=device)  # that of the strength whose turn it is
     return Tools(
         mean=mean.float().to(device),
