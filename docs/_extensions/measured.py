@@ -87,7 +87,48 @@ def speed() -> str:
         ]
         svg = length_chart(bars, title=f"{row['name']}: time an image", label_width=160)
         parts.append(chart(svg, escape(row["name"])))
-    return f"Time an image, the fastest first; “this” is this package.\n\n{charts(parts)}\n"
+    loader = json.loads((ROOT / "benchmarks" / "loader.json").read_text("utf-8"))["results"]
+    rates = [
+        Length(
+            _LIBRARIES.get(name, name),
+            result["median"],
+            f"{result['median']:.0f} images/s",
+            name.startswith("fasteraa_transforms"),
+        )
+        for name, result in sorted(loader.items(), key=lambda item: -item[1]["median"])
+    ]
+    whole = chart(length_chart(rates, title="Images a second through a DataLoader", label_width=160, right=260))
+    return (
+        f"Time an image, the fastest first; “this” is this package.\n\n{charts(parts)}\n\n"
+        f"Through a DataLoader, where decoding and cropping take most of the time:\n\n{whole}\n"
+    )
+
+
+def for_readers(page: str) -> str:
+    """The page of the benchmarks without what is for its authors, and with tables that fit it.
+
+    What is left out: that a script writes it, and the targets. A table of many libraries has them as rows.
+    """
+    parts = []
+    for part in page.split("\n\n"):
+        lines = part.strip("\n").split("\n")
+        if "do not edit" in part or (lines[0].startswith("|") and "target" in lines[0].split("|")[2]):
+            continue
+        turned = lines[0].count("|") > _COLUMNS
+        parts.append(_turned(lines) if turned else part.replace(" column", " row"))
+    return "\n\n".join(parts)
+
+
+_COLUMNS = 8  # of a table, and their separators, that have room
+
+
+def _turned(lines: Sequence[str]) -> str:
+    """A table in Markdown with its rows as columns."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not line.startswith("|---")]
+    columns = list(zip(*rows, strict=True))
+    rule = "|---|" + "---:|" * (len(rows) - 1)
+    head, *rest = (f"| {' | '.join(column)} |" for column in columns)
+    return "\n".join([head, rule, *rest])
 
 
 def _time(microseconds: float) -> str:

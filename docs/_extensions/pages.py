@@ -95,7 +95,7 @@ def _with_charts(docname: str, text: str) -> str:
     """A page that a script writes, with the charts that the site adds below its title."""
     if docname not in CHARTS or "<!-- generated: " in text:
         return text
-    title, rest = text.split("\n", 1)
+    title, rest = measured.for_readers(text).split("\n", 1)
     return f"{title}\n\n<!-- generated: {CHARTS[docname]} -->\n{rest}"
 
 

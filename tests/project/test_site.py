@@ -227,7 +227,10 @@ def test_bars_of_speed_are_as_long_as_the_times(measured: ModuleType) -> None:
     rows = json.loads((ROOT / "benchmarks" / "augment.json").read_text())["rows"]
     text = measured.speed()
     assert re.findall(r"<figcaption>(.*?)</figcaption>", text) == [row["name"] for row in rows]
-    for row, bars in zip(rows, _bars(text), strict=True):
+    *charts, rates = _bars(text)
+    assert list(rates) == ["no policy", "this", "torchvision AutoAugment"]
+    assert list(rates.values()) == sorted(rates.values(), reverse=True)
+    for row, bars in zip(rows, charts, strict=True):
         times = sorted(result["median"] for result in row["results"].values())
         assert list(bars.values()) == pytest.approx([146 * time / times[-1] for time in times], abs=0.1)
         assert "this" in bars
@@ -309,6 +312,37 @@ def test_the_suite_as_it_is(measured: ModuleType) -> None:
         assert f"## {measured.SUITE[data][0]}\n" in text
     for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
         ElementTree.fromstring(svg)
+
+
+def test_the_page_of_the_benchmarks_is_for_readers(measured: ModuleType) -> None:
+    page = """# Title
+
+Written by a script; do not edit.
+
+| | a | b | c | d | e | f | g |
+|---|---:|---:|---:|---:|---:|---:|---:|
+| one | 1 | 2 | 3 | 4 | 5 | 6 | 7 |
+| two | 8 | 9 | 10 | 11 | 12 | 13 | 14 |
+
+Ours is the second column.
+
+| | target | a |
+|---|---|---|
+| one | 0.2 | met |
+
+| policy | images/s |
+|---|---:|
+| mine | 1 |
+"""
+    head, table, words, last = measured.for_readers(page).strip().split("\n\n")
+    assert (head, words) == ("# Title", "Ours is the second row.")
+    assert table.splitlines()[:4] == ["|  | one | two |", "|---|---:|---:|", "| a | 1 | 8 |", "| b | 2 | 9 |"]
+    assert len(table.splitlines()) == 2 + 7
+    assert last == "| policy | images/s |\n|---|---:|\n| mine | 1 |"
+    whole = measured.for_readers((DOCS / "benchmarks.md").read_text("utf-8"))
+    assert "do not edit" not in whole
+    assert "| target |" not in whole
+    assert max(line.count("|") for line in whole.splitlines() if line.startswith("|")) <= 9
 
 
 def test_a_page_that_a_script_writes_gets_its_charts() -> None:

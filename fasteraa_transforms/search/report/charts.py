@@ -215,7 +215,9 @@ class Length:
     emphasised: bool = False
 
 
-def length_chart(rows: Sequence[Length], *, title: str, below: str = "", label_width: int = 104) -> str:
+def length_chart(
+    rows: Sequence[Length], *, title: str, below: str = "", label_width: int = 104, right: int = 306
+) -> str:
     """Bars that begin at 0, one row each, as an SVG element.
 
     Args:
@@ -223,13 +225,14 @@ def length_chart(rows: Sequence[Length], *, title: str, below: str = "", label_w
         title: what is read in the place of the chart.
         below: a sentence below the bars.
         label_width: room for the labels, in pixels.
+        right: where the longest bar ends, in pixels; its text has the room from there to 360.
 
     Example:
         >>> svg = length_chart([Length("a", 2.0, "2 s"), Length("b", 1.0, "1 s")], title="time", label_width=60)
         >>> [part.split('"')[0] for part in svg.split(' width="')[1:]]
         ['246.0', '123.0']
     """
-    row, right = 18, 306
+    row = 18
     top = max((each.value for each in rows), default=0.0) or 1.0
     parts = []
     for i, each in enumerate(rows):
