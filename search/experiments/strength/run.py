@@ -32,30 +32,11 @@ from fasteraa_transforms.search.algorithm.diagnosis import strength
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.data.table import DATASETS
+from fasteraa_transforms.search.evaluation.statistics import paired_interval
 from fasteraa_transforms.search.networks.fit import Fit, Recipe, fit
 from fasteraa_transforms.search.networks.table import make_network
 
 Row = dict[str, Any]
-
-# Two-sided 95 % quantiles of Student's t, by degrees of freedom.
-T_95 = [
-    math.nan,
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-    2.201,
-    2.179,
-    2.160,
-    2.145,
-    2.131,
-]
 
 TRAVEL = {"policy_learning_rate"}
 GUARD = {"classifier_epochs", "classification_weight"}
@@ -203,11 +184,10 @@ def trivial_augment(images: Tensor) -> Tensor:
 
 def interval(values: list[float]) -> str:
     """Mean and 95 % confidence interval by Student's t."""
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return f"{mean:+.1f}"
-    half = T_95[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]"
+    found = paired_interval(values, [0.0] * len(values))
+    if found.n < 2:
+        return f"{found.mean:+.1f}"
+    return f"{found.mean:+.1f} [{found.mean - found.half_width:+.1f}, {found.mean + found.half_width:+.1f}]"
 
 
 def table(rows: Iterable[Row], count: int) -> list[str]:
