@@ -1,9 +1,11 @@
 """Which pixel of an image each pixel of its transformed image comes from, as Pillow's nearest sampling chooses it."""
 
+import itertools
 import math
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,38 +104,92 @@ def row_shifts(matrix: Matrix, height: int, width: int) -> Shifts | None:
     a, b, c, d, e, f = matrix
     if not (a == e == 1 and d == f == 0 and b != 0):
         return None
-    start, step = _fixed(c + 0.5 + b * 0.5), _fixed(b)
+    start, step, _ = _steps(matrix)[0]
     return Shifts(((start + step * np.arange(height)) >> 16).clip(-width, width).astype(np.intp))
 
 
-def nearest_source(matrix: Matrix, height: int, width: int, rows: slice | None = None) -> Source:
-    """Where the pixels of an image of this size come from; or those in some of its rows."""
-    x, y = _nearest_coordinates(matrix, height, width, rows)
+def nearest_source(matrix: Matrix, height: int, width: int) -> Source:
+    """Where the pixels of an image of this size come from."""
+    x, y = _nearest_coordinates(matrix, height, width)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     index = np.where(inside, y * width + x, height * width).astype(np.intp)  # `take` would convert any other type
     return Source(index.reshape(-1), None if inside.all() else -inside.reshape(-1).view(np.uint8))
+
+
+def block_sources(
+    matrix: Matrix, height: int, width: int, block: tuple[int, int]
+) -> Iterator[tuple[slice, slice, Source]]:
+    """Where the pixels of a large image come from, block by block, in a third of the time of `nearest_source`.
+
+    The map fits fixed point and is no mere stretch. Every coordinate then has 16 bits, so that 32 are enough; where a
+    part of a sum has more, the sum is right again. A pixel outside of the input may be any number here.
+
+    Args:
+        matrix: of the map.
+        height: of the image.
+        width: of the image.
+        block: height and width of a block. What its pixels come from should fit the caches of the processor.
+
+    Yields:
+        Rows and columns of a block, and the source of its pixels, which the next one overwrites.
+    """
+    (x_start, x_down, x_right), (y_start, y_down, y_right) = _steps(matrix)
+    step = np.arange(max(height, width))
+    x_across, y_across = ((right * step[:width]).astype(np.int32) for right in (x_right, y_right))
+    x_from, y_from = (
+        (start + down * step[:height, None]).astype(np.int32) for start, down in ((x_start, x_down), (y_start, y_down))
+    )
+    size = min(block[0], height) * min(block[1], width)
+    coordinates = np.empty((2, size), dtype=np.int32)
+    flags = np.empty((2, size), dtype=np.bool_)
+    found = np.empty(size, dtype=np.intp)
+    for rows, columns in itertools.product(_slices(height, block[0]), _slices(width, block[1])):
+        across = columns.stop - columns.start
+        count = (rows.stop - rows.start) * across
+        (x, y), (inside, other), pixel = coordinates[:, :count], flags[:, :count], found[:count]
+        np.add(x_from[rows], x_across[columns], out=x.reshape(-1, across))
+        np.add(y_from[rows], y_across[columns], out=y.reshape(-1, across))
+        x >>= 16
+        y >>= 16
+        np.less(x.view(np.uint32), np.uint32(width), out=inside)
+        np.less(y.view(np.uint32), np.uint32(height), out=other)
+        inside &= other
+        y *= np.int32(width)
+        y += x
+        pixel[:] = y
+        mask = None if inside.all() else np.negative(inside.view(np.uint8), out=other.view(np.uint8))
+        yield rows, columns, Source(pixel, mask)
+
+
+def _slices(size: int, step: int) -> list[slice]:
+    return [slice(begin, min(begin + step, size)) for begin in range(0, size, step)]
 
 
 def _fixed(value: float) -> int:
     return math.floor(value * 65536.0 + 0.5)
 
 
-def _nearest_coordinates(
-    matrix: Matrix, height: int, width: int, rows: slice | None = None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _steps(matrix: Matrix) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """In 16.16 fixed point, of x and of y: the coordinate of the first pixel, and the steps down and to the right."""
+    a, b, c, d, e, f = matrix
+    return (
+        (_fixed(c + a * 0.5 + b * 0.5), _fixed(b), _fixed(a)),
+        (_fixed(f + d * 0.5 + e * 0.5), _fixed(e), _fixed(d)),
+    )
+
+
+def _nearest_coordinates(matrix: Matrix, height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Input pixel of each output pixel, ``x`` and ``y``, which broadcast to [H, W]. May lie outside of the image.
 
     Twin of ``ImagingScaleAffine`` in Pillow's Geometry.c where b and d are 0, else of ``affine_fixed``, which computes
-    in 16.16 fixed point. Of the rows of the output in a slice, or of all.
+    in 16.16 fixed point.
     """
     a, b, c, d, e, f = matrix
-    rows = rows or slice(0, height)
     if b == d == 0:
-        return _added_up(c, a, width), _added_up(f, e, height)[rows, None]
-    x, y = np.arange(width), np.arange(rows.start, rows.stop)[:, None]
-    x_in = (_fixed(c + a * 0.5 + b * 0.5) + _fixed(b) * y) + _fixed(a) * x
-    y_in = (_fixed(f + d * 0.5 + e * 0.5) + _fixed(e) * y) + _fixed(d) * x
-    return x_in >> 16, y_in >> 16
+        return _added_up(c, a, width), _added_up(f, e, height)[:, None]
+    (x_start, x_down, x_right), (y_start, y_down, y_right) = _steps(matrix)
+    x, y = np.arange(width), np.arange(height)[:, None]
+    return (x_start + x_down * y) + x_right * x >> 16, (y_start + y_down * y) + y_right * x >> 16
 
 
 def _added_up(offset: float, step: float, size: int) -> NDArray[np.int64]:

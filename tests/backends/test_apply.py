@@ -286,9 +286,24 @@ def test_many_large_images_need_little_more_memory_than_one() -> None:
     assert peaks[1] < 1.2 * peaks[0]
 
 
-# Beyond images and result: some hundred KiB, or in bilinear sampling the float64 of one large image.
+@pytest.mark.parametrize("name", ["shear_x", "shear_y", "rotate"])
+@pytest.mark.parametrize("interpolation", [NEAREST, BILINEAR])
+def test_a_photograph_is_moved_in_the_memory_of_two_more(name: str, interpolation: InterpolationMode) -> None:
+    image = torch.randint(0, 256, (3, 1200, 1600), dtype=torch.uint8)
+    plan = plan_of([(name, 0.2 if name != "rotate" else 20.0)])
+    tracemalloc.start()
+    found = apply(image, plan, interpolation=interpolation, fill=(1, 2, 3))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= 3 * image.numel()
+    pil = to_pil_image(image)
+    assert torch.equal(found, pil_to_tensor(apply(pil, plan, interpolation=interpolation, fill=(1, 2, 3))))
+
+
+# Beyond images and result: some hundred KiB.
 @pytest.mark.parametrize(
-    ("count", "size", "interpolation"), [(128, 32, NEAREST), (64, 224, NEAREST), (64, 224, BILINEAR)]
+    ("count", "size", "interpolation"),
+    [(128, 32, NEAREST), (128, 32, BILINEAR), (64, 224, NEAREST), (64, 224, BILINEAR)],
 )
 def test_a_batch_needs_at_most_three_times_its_memory(count: int, size: int, interpolation: InterpolationMode) -> None:
     images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
