@@ -80,6 +80,16 @@ def _operation_cells(operation: Operation, sign: int | None, images: Tensor) -> 
         yield from [""] * (len(MAGNITUDES) - 1)
 
 
+def teaser() -> str:
+    """What augmentation looks like: a photograph, and five draws of AutoAugment's policy for ImageNet."""
+    image = _photographs()[:1]
+    policy = Policy.from_autoaugment("imagenet")
+    plan = policy.sample(5, generator=torch.Generator().manual_seed(321))  # draws that all differ
+    augmented = apply(image.repeat(5, 1, 1, 1), plan)
+    path = _save("teaser", [image[0], *augmented])
+    return f"![original; {'; '.join(_steps(plan, i) for i in range(5))}]({path}){{.whole}}"
+
+
 def policies() -> str:
     """The shipped policies: what each applies and what that looks like; folded, where it comes from and its parts."""
     return "\n\n".join("\n".join(_policy(name, policy)) for name, policy in shipped().items())

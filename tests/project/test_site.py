@@ -132,6 +132,14 @@ def test_every_shipped_policy_is_shown(generated: ModuleType) -> None:
         assert len(list(generated.PICTURES.glob(f"{name}-[0-9]*-[01].webp"))) == 2 * len(policy)
 
 
+def test_the_first_page_shows_what_augmentation_does(generated: ModuleType) -> None:
+    assert generated.teaser().endswith("(/pictures/teaser.webp){.whole}")
+    with Image.open(generated.PICTURES / "teaser.webp") as picture:
+        strip = np.asarray(picture.convert("RGB"), dtype=np.int16)
+    tiles = [strip[:, 132 * i : 132 * i + 128] for i in range(6)]
+    assert all(abs(tile - tiles[0]).mean() > 8 for tile in tiles[1:])  # all of them can be seen to differ
+
+
 def test_a_policy_without_provenance_is_shown(generated: ModuleType) -> None:
     candidates = [{"operation": name, "weight": 1, "probability": 0.5} for name in ("flip", "invert", "equalize")]
     solarize = {"operation": "solarize", "weight": 5, "probability": 1, "magnitude": 0.5}
