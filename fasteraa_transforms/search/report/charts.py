@@ -103,8 +103,8 @@ def _range(bars: Sequence[Bar]) -> tuple[float, float]:
     low, high = min(values), max(values)
     room = max(high - low, 0.2)
     ends = [end for bar in bars for end in _ends(bar)]
-    low = max(min([low, *ends]), low - room / 2) - 0.06 * room
-    high = min(max([high, *ends]), high + room / 2) + 0.06 * room
+    low = max(min([low, *ends]), low - 1.5 * room) - 0.06 * room
+    high = min(max([high, *ends]), high + 1.5 * room) + 0.06 * room
     return max(low, -0.02 * high), high
 
 
