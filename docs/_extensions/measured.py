@@ -382,11 +382,12 @@ def _regret_in_words(regret: Mapping[str, Sequence[float]]) -> Iterator[str]:
     mine = f"{means['searched']:+.2f}".replace("-", "−")
     best = f"{means[least]:+.2f}".replace("-", "−")
     won = sum(value < 0 for value in regret["searched"])
-    outcome = "has the smallest" if least == "searched" else f"has a larger one than {least} ({best})"
-    yield (
-        f"**What the search kept {outcome}: mean regret {mine}.** It has fewer errors than every control in {won} of "
-        f"{count}.\n"
+    outcome = (
+        f"What the search kept has the smallest mean regret, {mine}."
+        if least == "searched"
+        else f"{least} has the smallest mean regret, {best}; what the search kept has {mine}."
     )
+    yield f"**{outcome}** It has fewer errors than every control in {won} of {count}.\n"
 
 
 def suite_table(errors: Mapping[tuple[str, int], Mapping[str, float]]) -> Iterator[str]:

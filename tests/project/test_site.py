@@ -306,7 +306,7 @@ def test_the_suite_with_whatever_rows_there_are(measured: ModuleType) -> None:
     assert "| **searched** | 3.10 (2) | 9.00 (1) | -0.15 | +0.20 |" in text
     assert "| cutout | 3.25 (2) | – | +0.00 | +0.00 |" in text
     assert "over the 2 pairs of data set and seed" in text
-    assert "**What the search kept has the smallest: mean regret −0.15.**" in text
+    assert "**What the search kept has the smallest mean regret, −0.15.**" in text
     assert "It has fewer errors than every control in 1 of 2." in text
     assert "## A set of tomorrow" in text
     assert "1,000 training images; 2 seeds." in text
@@ -314,7 +314,7 @@ def test_the_suite_with_whatever_rows_there_are(measured: ModuleType) -> None:
     worse = _case("cifar10", 0, searched=3.9, **dict(zip(CONTROLS, (4.0, 3.5, 3.6, 3.7, 3.8), strict=True)))
     text = "\n".join(measured._suite(worse))
     assert "over the one data set and seed on which" in text
-    assert "What the search kept has a larger one than cutout (+0.00): mean regret +0.40.** It has fewer" in text
+    assert "**cutout has the smallest mean regret, +0.00; what the search kept has +0.40.** It has" in text
     assert "## CIFAR-10\n" in text
 
 
