@@ -292,9 +292,17 @@ def one_thread() -> None:
 
 
 def table(row: Row, results: dict[str, dict[str, float]]) -> str:
-    lines = [f"{row.name}: µs an image, ratio to {BASE} (hold to {row.target:.2f})"]
+    lines = [f"{row.name}: µs an image, ratio to {BASE} (hold to {row.target:.2f}, 20 magnitudes to {row.harder:.2f})"]
     lines += [f"  {name:45} {value['median']:9.1f} {value['ratio']:8.3f}" for name, value in results.items()]
     return "\n".join(lines)
+
+
+def keep(path: Path, document: dict[str, Any]) -> None:
+    """Write a document to a list of them, in the place of the one of the same processor."""
+    documents = json.loads(path.read_text("utf-8")) if path.exists() else []
+    names = ("processor", "vector_extensions")
+    others = [each for each in documents if any(each["setting"][n] != document["setting"][n] for n in names)]
+    path.write_text(json.dumps([*others, document], indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -309,11 +317,10 @@ def main() -> None:
     for row in ROWS:
         if arguments.only in row.name:
             results = measure(row, arguments.rounds, arguments.library)
-            rows.append({"name": row.name, "target": row.target, "results": results})
+            rows.append({"name": row.name, "target": row.target, "harder": row.harder, "results": results})
             print(table(row, results), flush=True)
     if arguments.json:
-        document = {"setting": setting(), "rounds": arguments.rounds, "rows": rows}
-        arguments.json.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        keep(arguments.json, {"setting": setting(), "rounds": arguments.rounds, "rows": rows})
 
 
 if __name__ == "__main__":

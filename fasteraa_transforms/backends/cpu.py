@@ -21,8 +21,8 @@ Pixels = NDArray[np.uint8]  # [N, C, H, W]
 # intermediates stay within a few MiB (with large images, within those of one image) whatever the batch.
 _CHUNK = 2**16
 
-# Values of an image from which threads pay. Those of smaller images wait for one another: their single steps take no
-# longer than to hand over Python's lock, and 224 × 224 pixels took 1.05 times as long in two threads as in one.
+# Values of an image from which threads are taken. Two of them took 0.67 of the time of one at 3 × 512 × 512, but 1.05
+# of it at 3 × 224 × 224 (docs/benchmarks.md); the bound between the two is a round number.
 _THREADED = 2**19
 
 

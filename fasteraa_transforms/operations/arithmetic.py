@@ -4,6 +4,8 @@ Functions that need wider numbers take a large image band by band, so that their
 """
 
 import functools
+import math
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -81,8 +83,11 @@ def luma_sum(images: Pixels) -> NDArray[np.integer]:
     """The sum of the luma of each image, [N], of images [N, 3, H, W]."""
     if _is_large(images):
         return np.sum([luma_sum(images[..., rows, :]) for rows in _bands(images)], axis=0, dtype=np.int64)
+    luma = _luma_band(images.astype(np.float32))
+    if math.prod(luma.shape[1:]) <= 2**16:
+        return luma.sum(axis=(1, 2, 3)).astype(np.int64)  # of no more than 24 bits, so that float32 is exact
     # A band has few enough pixels for 32 bits; 64 bits would take twice as long.
-    return _luma_band(images.astype(np.float32)).sum(axis=(1, 2, 3), dtype=np.uint32)
+    return luma.sum(axis=(1, 2, 3), dtype=np.uint32)
 
 
 def saturate(images: Pixels, factor: Parameters) -> Pixels:
@@ -142,6 +147,12 @@ def auto_contrast_levels(low: int, high: int) -> bytes:
         return LEVELS
     scale = 255.0 / (high - low)
     return (_RAMP * scale + -low * scale).clip(0, 255).astype(np.uint8).tobytes()
+
+
+def whole_numbers(histograms: Sequence[list[int]]) -> NDArray[np.int64]:
+    """Pillow's histograms, [P, 256], in half the time that numpy takes for lists. One may hold several bands."""
+    packed = b"".join([struct.pack(f"{len(counts)}q", *counts) for counts in histograms])
+    return np.frombuffer(packed, dtype=np.int64).reshape(-1, 256)
 
 
 def equalize_levels(histograms: NDArray[np.int64], pixels: int) -> Pixels:

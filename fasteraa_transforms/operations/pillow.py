@@ -5,7 +5,6 @@ RGB and RGBA; the alpha channel follows geometry only.
 """
 
 import functools
-import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -198,9 +197,7 @@ def auto_contrast(image: Image.Image, parameter: float, extras: Extras) -> Image
 
 def equalize(image: Image.Image, parameter: float, extras: Extras) -> Image.Image:
     counts = image.histogram()
-    # Twice as fast as numpy makes an array of a list.
-    histograms = np.frombuffer(struct.pack(f"{len(counts)}q", *counts), dtype=np.int64).reshape(-1, 256)
-    tables = _arithmetic.equalize_levels(histograms, image.width * image.height)
+    tables = _arithmetic.equalize_levels(_arithmetic.whole_numbers([counts]), image.width * image.height)
     return _look_up(image, *(table.tobytes() for table in tables))
 
 

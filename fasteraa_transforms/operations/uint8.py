@@ -117,7 +117,7 @@ def equalize(images: Images, parameter: Parameters, extras: Extras) -> Images:
     if height * width >= _arithmetic.FEW_PIXELS:  # Pillow counts faster than numpy
         planes = np.ascontiguousarray(images).reshape(n * channels, height, width)
         counts = [Image.frombuffer("L", (width, height), plane, "raw", "L", 0, 1).histogram() for plane in planes]
-        levels = _arithmetic.equalize_levels(np.array(counts).reshape(-1, 256), height * width)
+        levels = _arithmetic.equalize_levels(_arithmetic.whole_numbers(counts), height * width)
         return _look_up(images, [table.tobytes() for table in levels])
     index = images + _histogram_offsets(n, channels)
     histograms = np.bincount(index.reshape(-1), minlength=n * channels * 256).reshape(n * channels, 256)

@@ -276,19 +276,44 @@ def test_the_page_says_which_targets_were_missed() -> None:
     }
     setting: dict[str, Any] = {"processor": "P", "vector_extensions": "V", "python": "3", "versions": {"torch": "2"}}
     rows = [{"name": name, "target": target, "results": results} for name, target in (("a", 0.3), ("b", 0.29))]
+    harder = {"fasteraa_transforms, 20 magnitudes": {"median": 2.0, "ratio": 0.3}}
+    rows.append({"name": "c", "target": 0.3, "harder": 0.25, "results": results | harder})
     rates = {"fasteraa_transforms": {"median": 9.0}, "no policy": {"median": 10.0}}
     loader = {"setting": setting, "workers": 2, "rounds": 1, "images": 8, "results": rates}
-    page = load("report").text({"setting": setting, "rounds": 1, "rows": rows}, loader)
-    assert "| a | ≤ 0.30 | 0.300, met |" in page
-    assert "| b | ≤ 0.29 | 0.300, **missed** |" in page
+    documents = [{"setting": setting, "rounds": 1, "rows": rows[i : i + 2]} for i in (0, 2)]
+    page = load("report").text(documents, [loader])
+    assert "| a | ≤ 0.30: 0.300, met |" in page
+    assert "| b | ≤ 0.29: 0.300, **missed** |" in page
+    assert "| c | ≤ 0.30: 0.300, met | ≤ 0.25: 0.300, **missed** |" in page
     assert "| fasteraa_transforms | 9.0 | 0.900 |" in page
 
 
 def test_the_measured_rows_are_those_of_the_benchmark(augment: ModuleType) -> None:
-    measured = json.loads((ROOT / "benchmarks/augment.json").read_text("utf-8"))["rows"]
-    assert [(row["name"], row["target"]) for row in measured] == [(row.name, row.target) for row in augment.ROWS]
-    for row in measured:
-        assert {augment.OURS, augment.BASE} <= set(row["results"]) <= set(augment.COMPETITORS)
+    documents = json.loads((ROOT / "benchmarks/augment.json").read_text("utf-8"))
+    assert documents
+    for document in documents:
+        measured = document["rows"]
+        assert [(row["name"], row["target"]) for row in measured] == [(row.name, row.target) for row in augment.ROWS]
+        for row in measured:
+            assert {augment.OURS, augment.BASE} <= set(row["results"]) <= set(augment.COMPETITORS)
+
+
+def test_a_processor_is_kept_beside_the_others(augment: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "measured.json"
+    for name, rows in (("A", 1), ("B", 2), ("A", 3)):
+        augment.keep(path, {"setting": {"processor": name, "vector_extensions": "V"}, "rows": rows})
+    assert [(each["setting"]["processor"], each["rows"]) for each in json.loads(path.read_text())] == [
+        ("B", 2),
+        ("A", 3),
+    ]
+
+
+def test_the_harder_policy_has_twenty_magnitudes(augment: ModuleType) -> None:
+    policy, harder = ([each for sub in augment.policy(harder=h).sub_policies for (each,) in sub] for h in (False, True))
+    assert [each.operation for each in harder] == [each.operation for each in policy]
+    magnitudes = [each.magnitude for each in harder if each.magnitude is not None]
+    assert len(set(magnitudes)) == len(magnitudes) == 15  # the other five have none
+    assert 0 < min(magnitudes) < 0.1 < 0.9 < max(magnitudes) < 1
 
 
 def test_the_policy_of_the_benchmark(augment: ModuleType) -> None:
@@ -322,12 +347,12 @@ def test_it_measures_and_writes(
     )
     monkeypatch.setattr(sys, "argv", ["augment.py", "--rounds", "2", "--json", str(tmp_path / "result.json")])
     augment.main()
-    document = json.loads((tmp_path / "result.json").read_text("utf-8"))
+    (document,) = json.loads((tmp_path / "result.json").read_text("utf-8"))
     assert [row["name"] for row in document["rows"]] == ["8×8 tensor", "8×8 PIL", "batch 3×3×8×8"]
     for row in document["rows"]:
         assert row["results"][augment.BASE]["ratio"] == 1
         assert 0 < row["results"][augment.OURS]["low"] <= row["results"][augment.OURS]["high"]
-    assert capsys.readouterr().out.count("ratio to torchvision AutoAugment (hold to 0.20)") == 3
+    assert capsys.readouterr().out.count("ratio to torchvision AutoAugment (hold to 0.20, 20 magnitudes to 0.40)") == 3
 
 
 # --- comparison of policies -------------------------------------------------------------------------------------------
