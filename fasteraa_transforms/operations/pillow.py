@@ -81,16 +81,16 @@ def affine(geometry: Affine) -> Form:
     gathers = not (geometry.d.constant and geometry.e.constant)
 
     def form(image: Image.Image, parameter: float, extras: Extras) -> Image.Image:
-        if gathers and extras.interpolation is _NEAREST and image.mode in _RAW:
-            height, width = image.height, image.width
-            if _arithmetic.FEW_PIXELS <= height * width <= LARGE:
-                source = source_of(geometry.matrix, parameter, height, width)
-                if isinstance(source, Source):
-                    return _gathered(image, source, extras)
+        width, height = image.size
+        large = gathers and _arithmetic.FEW_PIXELS <= height * width <= LARGE
+        if large and extras.interpolation is _NEAREST and image.mode in _RAW:
+            source = source_of(geometry.matrix, parameter, height, width)
+            if isinstance(source, Source):
+                return _gathered(image, source, extras)
         return image.transform(
             image.size,
             Image.Transform.AFFINE,
-            matrix_of(parameter, image.height, image.width),
+            matrix_of(parameter, height, width),
             _RESAMPLING[extras.interpolation],
             fillcolor=fill_colour(image, extras),
         )

@@ -115,6 +115,10 @@ def source_of(matrix_of: MatrixOf, parameter: float, height: int, width: int) ->
 def _nearest(images: Images, matrix_of: MatrixOf, parameter: Parameters, fill: Any) -> Images:
     n, channels, height, width = images.shape
     pixels = height * width
+    if n == 1:  # in nine tenths of the time
+        source = source_of(matrix_of, parameter[0], height, width)
+        if isinstance(source, Source):
+            return _gather(images.reshape(channels, pixels), source, fill, None).reshape(images.shape)
     result = np.empty(images.shape, dtype=np.uint8)
     before, after = images.reshape(n, channels, pixels), result.reshape(n, channels, pixels)
     for index, value in enumerate(parameter):
@@ -128,14 +132,15 @@ def _nearest(images: Images, matrix_of: MatrixOf, parameter: Parameters, fill: A
     return result
 
 
-def _gather(image: NDArray[np.uint8], source: Source, fill: Any, output: NDArray[np.uint8]) -> None:
-    """Of [C, H W], the pixels [C, n] of a source with n pixels."""
-    image.take(source.pixel, axis=1, mode="clip", out=output)
+def _gather(image: NDArray[np.uint8], source: Source, fill: Any, output: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    """Of [C, H W], the pixels [C, n] of a source with n pixels, in ``output`` if there is one."""
+    result = image.take(source.pixel, axis=1, mode="clip", out=output)
     inside = source.inside
     if inside is not None:
-        output &= inside
+        result &= inside
         if not isinstance(fill, int) or fill != 0:
-            output |= np.reshape(fill, (-1, 1)).astype(np.uint8) & ~inside
+            result |= np.reshape(fill, (-1, 1)).astype(np.uint8) & ~inside
+    return result
 
 
 def _shift(image: NDArray[np.uint8], shifts: Shifts, fill: Any, output: NDArray[np.uint8]) -> None:

@@ -677,6 +677,23 @@ def test_no_parameter_and_no_size_makes_caches_grow_for_ever(name: str, sources:
     assert grown < 2**20  # what went in has pushed out as much, which was not traced
 
 
+def test_rows_that_are_shifted_count_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of images large enough to have their rows shifted; every magnitude and every size is another entry."""
+    cache = _sources.SourceCache(2**18)
+    monkeypatch.setattr(_warp, "sources", cache)
+    tracemalloc.start()
+    for n in range(400):
+        images = np.zeros((1, 1, 64 + n % 7, 64 + n % 5), dtype=np.uint8)
+        OPERATIONS["shear_x"].uint8(images, [0.3 * (n + 1) / 400], Extras())
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert any(isinstance(source, _sources.Shifts) for source in cache._sources.values())
+    assert 50 < len(cache) < 400
+    assert cache.bytes == sum(source.bytes for source in cache._sources.values())
+    assert held <= cache.limit + 2**17  # the last result and what else was made on the way
+    assert cache.bytes <= cache.limit
+
+
 def test_caches_are_bounded() -> None:
     for module in (_arithmetic, _differentiable, _pillow, _uint8, _warp, options, schedule):
         for name, value in vars(module).items():
