@@ -355,6 +355,17 @@ def test_it_measures_and_writes(
     assert capsys.readouterr().out.count("ratio to torchvision AutoAugment (hold to 0.20, 20 magnitudes to 0.40)") == 3
 
 
+def test_decoded_images_are_the_same_for_every_library(augment: ModuleType, tmp_path: Path) -> None:
+    variants = load("loader").decoded(tmp_path, 3)
+    assert {augment.OURS, augment.HARDER, augment.BASE, "no policy"} <= set(variants)
+    expected = augment.photographs(224, 3)
+    for name, variant in variants.items():
+        found = torch.stack([variant[n] for n in range(3)])
+        assert found.dtype == torch.uint8
+        assert found.shape == ((3, 224, 224, 3) if name.startswith("albumentations") else (3, 3, 224, 224)), name
+    assert torch.equal(torch.stack([variants["no policy"][n] for n in range(3)]), expected)
+
+
 # --- comparison of policies -------------------------------------------------------------------------------------------
 
 
