@@ -2,23 +2,27 @@
 
     python docs/pictures.py
 
-Writes docs/images/cifar10.png and docs/images/targets.png; those of all policies are made with the site.
+Writes docs/images/augmentations.jpg and docs/images/targets.png; those of all policies are made with the site.
 """
 
 from pathlib import Path
 
+import matplotlib
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as tv
 from torchvision.utils import draw_bounding_boxes, draw_keypoints, draw_segmentation_masks, make_grid
 
-from fasteraa_transforms import OPERATIONS, FasterAutoAugment, Policy
-from fasteraa_transforms.policy.pictures import contact_sheet
+from fasteraa_transforms import OPERATIONS, FasterAutoAugment, Policy, apply
 
-SIDE = 192
+SIDE = 256
+SHOWN = (
+    ("original", None), ("rotate", 1), ("shear_x", -1), ("solarize", None),
+    ("original", None), ("invert", None), ("color", -1), ("brightness", 1),
+)  # fmt: skip
 TARGETS = ("rotate", "shear_x", "translate_x", "flip", "solarize")
 
 
@@ -27,10 +31,28 @@ def main() -> None:
     images = torch.stack(
         [tv.resize(tv.center_crop(photograph, [427, 427]), [SIDE, SIDE]) for photograph in photographs]
     )
-    policy = FasterAutoAugment.from_pretrained("cifar10").policy
-    sheet = contact_sheet(policy, images, samples=8, seed=1, tile=112)
-    sheet.save(Path(__file__).parent / "images" / "cifar10.png", optimize=True)
+    augmentations(images).save(Path(__file__).parent / "images" / "augmentations.jpg", quality=88)
     targets(photographs[1]).save(Path(__file__).parent / "images" / "targets.png", optimize=True)
+
+
+def augmentations(images: Tensor) -> Image.Image:
+    """Each photograph and three of its augmentations, with captions for a narrow screen."""
+    tile, line, gap = 256, 44, 8
+    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 32)
+    sheet = Image.new("RGB", (4 * tile + 3 * gap, 2 * (tile + line)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (name, sign) in enumerate(SHOWN):
+        image = images[number // 4][None]
+        if name != "original":
+            candidate = {"operation": name, "weight": 1, "probability": 1, "sign": sign}
+            if OPERATIONS[name].has_magnitude:
+                candidate["magnitude"] = 0.8
+            plan = Policy([[[candidate]]]).sample(1, generator=torch.Generator().manual_seed(2))
+            image = apply(image, plan)
+        left, top = number % 4 * (tile + gap), number // 4 * (tile + line)
+        sheet.paste(tv.to_pil_image(image[0]).resize((tile, tile), Image.Resampling.LANCZOS), (left, top))
+        draw.text((left, top + tile + 1), name, "black", font=font)
+    return sheet
 
 
 def targets(photograph: Tensor) -> Image.Image:

@@ -1,47 +1,88 @@
-"""``python -m fasteraa_transforms show POLICY IMAGE… --out sheet.png`` and ``python -m fasteraa_transforms diff A B``.
+"""The command line: ``fasteraa COMMAND …``, or ``python -m fasteraa_transforms COMMAND …``.
 
-A policy is whatever `FasterAutoAugment.from_pretrained` takes: a name, the path of a policy file, or a URL.
+The commands of the search are other modules' own. They are imported when one of them is called: the libraries of the
+search take seconds to import, and belong to the extra ``search``.
 """
 
 import argparse
-import math
+import difflib
+import importlib
+import os
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from functools import partial
+from typing import NoReturn
 
-import torch
-from PIL import Image, ImageOps
-from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
+from PIL import Image
 
-from fasteraa_transforms.operations.table import OPERATIONS
-from fasteraa_transforms.pipeline.image_files import open_image
-from fasteraa_transforms.policy import sources
+import fasteraa_transforms
+from fasteraa_transforms import commands
 from fasteraa_transforms.policy.errors import printable
-from fasteraa_transforms.policy.explorer import explorer_page
-from fasteraa_transforms.policy.pictures import check_sheet, sub_policy_sheet
-from fasteraa_transforms.policy.policy import Policy
-from fasteraa_transforms.policy.text import magnitude_text
 
-if TYPE_CHECKING:  # it needs pydantic
-    from fasteraa_transforms.policy.schema import Candidate
+SEARCHING = {
+    "search": ("fasteraa_transforms.search.__main__", "find the augmentation that is best for images of yours"),
+    "evaluate": (
+        "fasteraa_transforms.search.evaluate",
+        "train with policies and controls, and compare errors",
+    ),
+    "operations": ("fasteraa_transforms.search.operations", "what each operation does to images and their classes"),
+}
+"""Commands that need the extra ``search``: the module of each, and what it does."""
 
-_SIDE = 224  # images are shown at this size or at that of the smallest
+_EXAMPLES = """\
+examples:
+  fasteraa search photos/ --minutes 10 --out runs/photos
+  fasteraa evaluate photos/ --policies none,trivialaugment,mine=runs/photos/policy.json
+  fasteraa show runs/photos/policy.json photo.jpg --out page.html
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit status is 0, or 2 with one line on stderr if something cannot be used."""
-    options = _parser().parse_args(arguments)
+    """Run the command line.
+
+    Args:
+        arguments: the words after the program's name; None takes those of the process.
+
+    Returns:
+        The exit status: 0, 2 with one line on stderr if something cannot be used, or that of a command of the search.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and words[0] in SEARCHING:
+        return _search(words[0], words[1:])
+    if words and not words[0].startswith("-") and words[0] not in commands.SUMMARIES:
+        known = [*SEARCHING, *commands.SUMMARIES]
+        near = difflib.get_close_matches(words[0], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        print(f"error: unknown command {printable(repr(words[0]))}; {hint}", file=sys.stderr)
+        return 2
+    options = _parser().parse_args(words)
     try:
-        if options.command == "show":
-            show(options)
-        else:
-            print("\n".join(diff(_policy(options.a), _policy(options.b))))
+        options.run(options)
     except (ValueError, OSError, ImportError, Image.DecompressionBombError) as error:
         print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     return 0
+
+
+def run() -> NoReturn:
+    """Run the command line of the process, and exit with its status."""
+    if sys.argv[1:2] and sys.argv[1] in SEARCHING and "TORCHELASTIC_RUN_ID" in os.environ:
+        # One of several processes that fails has to end at once.
+        importlib.import_module("fasteraa_transforms.search.runtime.world").exit_with(main)
+    sys.exit(main())
+
+
+def _search(name: str, arguments: list[str]) -> int:
+    """Run a command of the search."""
+    try:
+        module = importlib.import_module(SEARCHING[name][0])
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] == __package__:
+            raise
+        hint = 'pip install "fasteraa_transforms[search]"'
+        print(f"error: {name} needs libraries that are missing ({error}): {hint}", file=sys.stderr)
+        return 2
+    status: int = module.main(arguments, prog=f"fasteraa {name}")
+    return status
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,177 +91,23 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    def positive(text: str) -> int:
-        if not (text.isdecimal() and int(text) > 0):
-            raise argparse.ArgumentTypeError(f"should be a positive number, but got {text!r} instead")
-        return int(text)
-
-    parser = _Parser(prog="python -m fasteraa_transforms", description="Look at policies.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    policy = "name of a policy in the package, path of a policy file, https://… or hf://owner/name"
-
-    command = commands.add_parser("show", help="draw what each sub-policy does to images")
-    command.add_argument("policy", help=policy)
-    command.add_argument("images", nargs="+", type=Path, metavar="image", help="drawn in turn, cropped to a square")
-    command.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        help="sheet.png, say; page.html for a page to explore",
+    parser = _Parser(
+        prog="fasteraa",
+        usage="fasteraa COMMAND …",
+        description=_EXAMPLES,
+        epilog="fasteraa COMMAND --help says more of each",
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=20),
+        allow_abbrev=False,
     )
-    command.add_argument("--samples", type=positive, default=8, help="columns (%(default)s)")
-    command.add_argument("--limit", type=positive, default=25, help="sub-policies, the first ones (%(default)s)")
-    command.add_argument(
-        "--size", type=positive, help=f"side that images are augmented at ({_SIDE}, or the smallest's)"
+    parser.add_argument("--version", action="version", version=f"fasteraa_transforms {fasteraa_transforms.__version__}")
+    subparsers = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", title="commands", prog="fasteraa"
     )
-    command.add_argument("--tile", type=positive, default=112, help="side that they are drawn at (%(default)s)")
-    command.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
-
-    command = commands.add_parser("diff", help="compare two policies")
-    command.add_argument("a", help=policy)
-    command.add_argument("b", help=policy)
+    for name, (_, summary) in SEARCHING.items():
+        subparsers.add_parser(name, help=summary)
+    commands.add_parsers(subparsers, allow_abbrev=False)
     return parser
 
 
-def _policy(name_or_path: str) -> Policy:
-    return sources.find(name_or_path)
-
-
-def show(options: argparse.Namespace) -> None:
-    """Write the contact sheet, or the page where ``--out`` ends in .html."""
-    policy = _policy(options.policy)
-    if options.out.suffix.lower() in (".html", ".htm"):
-        _explore(policy, options)
-        return
-    rows = 1 + min(len(policy), options.limit)
-    check_sheet(rows, options.samples, max(options.tile, options.size or 0), 1 + policy.stages)
-    images = _squares(options.images, options.size)
-    sheet = sub_policy_sheet(
-        policy, images, samples=options.samples, seed=options.seed, tile=options.tile, limit=options.limit
-    )
-    sheet.save(options.out)
-    shown = min(len(policy), options.limit)
-    print(f"wrote {printable(str(options.out))}: {shown} of {len(policy)} sub-policies, {options.samples} samples each")
-
-
-def _explore(policy: Policy, options: argparse.Namespace) -> None:
-    """Write the page to explore a policy on."""
-    images = _squares(options.images, options.size)
-    text = explorer_page(policy, images, samples=options.samples, seed=options.seed, limit=options.limit)
-    options.out.write_text(text, encoding="utf-8")
-    photos = f"{len(images)} photo{'s' * (len(images) != 1)}"
-    print(f"wrote {printable(str(options.out))}: {printable(policy.name)} on {photos}; open it in a browser")
-
-
-def _squares(paths: list[Path], side: int | None) -> Tensor:
-    """The middles of the pictures, uint8 [N, 3, S, S]."""
-    pictures = []
-    for path in paths:
-        try:
-            pictures.append(open_image(path, upright=True).convert("RGB"))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-    side = side or min(_SIDE, *(min(picture.size) for picture in pictures))
-    return torch.stack([tv.pil_to_tensor(ImageOps.fit(picture, (side, side))) for picture in pictures])
-
-
-def diff(a: Policy, b: Policy) -> Iterator[str]:
-    r"""Lines of text that compare two policies: as a whole, operation by operation, and candidate by candidate.
-
-    Example:
-        >>> flip = {"operation": "flip", "weight": 1, "probability": 0.5}
-        >>> print("\n".join(diff(Policy([[[flip]]]), Policy([[[{**flip, "probability": 0.75}]]]))))
-                              A        B
-        name            unnamed  unnamed
-        sub-policies          1        1
-        stages                1        1
-        candidates            1        1
-        applied          0.5000   0.7500
-        <BLANKLINE>
-        operation       share A  share B  difference  magnitude A  magnitude B
-        flip             0.5000   0.7500     +0.2500            -            -
-        <BLANKLINE>
-        sub-policy  stage  in    operation       weight            probability       magnitude
-                 0      0  both  flip            1.0000            0.500 -> 0.750    -
-    """
-    facts = [_facts(a), _facts(b)]
-    keys = list({**facts[0], **facts[1]})
-    left = max(15, *map(len, keys))
-    wide = [max(7, *map(len, fact.values())) for fact in facts]
-    yield f"{'':{left}} {'A':>{wide[0]}}  {'B':>{wide[1]}}"
-    for key in keys:
-        yield f"{key:{left}} {facts[0].get(key, '-'):>{wide[0]}}  {facts[1].get(key, '-'):>{wide[1]}}"
-
-    yield ""
-    yield "operation       share A  share B  difference  magnitude A  magnitude B"
-    shares = [policy.effective_share() for policy in (a, b)]
-    magnitudes = [_mean_magnitude(policy) for policy in (a, b)]
-    for name in OPERATIONS:
-        x, y = (share[name] for share in shares)
-        if x or y:
-            p, q = ("-" if each[name] is None else f"{each[name]:.3f}" for each in magnitudes)
-            yield f"{name:15} {x:7.4f}  {y:7.4f}  {y - x:+10.4f}  {p:>11}  {q:>11}"
-
-    yield ""
-    if a == b:
-        yield "the sub-policies are the same"
-    elif (len(a), a.stages) != (len(b), b.stages):
-        yield "the sub-policies do not align: their numbers, or those of their stages, differ"
-    else:
-        yield "sub-policy  stage  in    operation       weight            probability       magnitude"
-        yield from _changes(a, b)
-
-
-def _facts(policy: Policy) -> dict[str, str]:
-    """What is said of a whole policy; of its provenance what fits into a word."""
-    facts = {
-        "name": printable(policy.name),
-        "sub-policies": str(len(policy)),
-        "stages": str(policy.stages),
-        "candidates": str(sum(len(stage) for sub_policy in policy.sub_policies for stage in sub_policy)),
-        "applied": f"{math.fsum(policy.effective_share().values()):.4f}",
-    }
-    provenance = {key: value for key, value in policy.provenance.items() if isinstance(value, str | int | float)}
-    return facts | {printable(f"provenance {key}"): printable(str(value)[:40]) for key, value in provenance.items()}
-
-
-def _mean_magnitude(policy: Policy) -> dict[str, float | None]:
-    """Mean over the candidates of an operation, by how often they are applied; None if there is nothing to average."""
-    terms: dict[str, list[tuple[float, float]]] = {name: [] for name in OPERATIONS}
-    for sub_policy in policy.sub_policies:
-        for candidate in (each for stage in sub_policy for each in stage):
-            if candidate.magnitude is not None:
-                terms[candidate.operation].append((candidate.weight * candidate.probability, candidate.magnitude))
-    totals = {name: math.fsum(share for share, _ in pairs) for name, pairs in terms.items()}
-    return {
-        name: math.fsum(share * magnitude for share, magnitude in pairs) / totals[name] if totals[name] else None
-        for name, pairs in terms.items()
-    }
-
-
-def _changes(a: Policy, b: Policy) -> Iterator[str]:
-    """A line for each candidate that is not the same in both."""
-    for index, pair in enumerate(zip(a.sub_policies, b.sub_policies, strict=True)):
-        for k, stages in enumerate(zip(*pair, strict=True)):
-            in_a, in_b = (_by_operation(stage) for stage in stages)
-            for key in {**in_a, **in_b}:
-                found = [side[key] for side in (in_a, in_b) if key in side]
-                if len(found) == 2 and found[0] == found[1]:
-                    continue
-                where = "both" if len(found) == 2 else "A" if key in in_a else "B"
-                texts = [(f"{each.weight:.4f}", f"{each.probability:.3f}", magnitude_text(each)) for each in found]
-                values = "  ".join(f"{' -> '.join(dict.fromkeys(column)):16}" for column in zip(*texts, strict=True))
-                yield f"{index:>10}  {k:>5}  {where:4}  {key[0]:14}  {values}".rstrip()
-
-
-def _by_operation(stage: "tuple[Candidate, ...]") -> "dict[tuple[str, int], Candidate]":
-    """The candidates by their operation, and a number where a stage has it more than once."""
-    found: dict[tuple[str, int], Candidate] = {}
-    for candidate in stage:
-        number = sum(name == candidate.operation for name, _ in found)
-        found[candidate.operation, number] = candidate
-    return found
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
-from fasteraa_transforms import Policy, apply
-from fasteraa_transforms.__main__ import diff, main
+from fasteraa_transforms import Policy, __version__, apply, list_policies
+from fasteraa_transforms.__main__ import main
+from fasteraa_transforms.commands import diff
 
 
 def candidate(operation: str, weight: float = 1, probability: float = 1.0, **values: Any) -> dict[str, Any]:
@@ -218,8 +219,15 @@ def test_diff_averages_magnitudes_by_share() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "error: the following arguments are required: command; --help says more"),
-        (["draw"], "error: argument command: invalid choice: 'draw' (choose from"),
+        ([], "error: the following arguments are required: COMMAND; --help says more"),
+        (["draw"], "error: unknown command 'draw'; known: search, evaluate, operations, show, diff, list"),
+        (["serch", "digits"], "error: unknown command 'serch'; did you mean search?"),
+        (["list", "--verbose"], "error: unrecognized arguments: --verbose; --help says more"),
+        (["search", "--lerning-rate", "1"], "error: unknown option --lerning-rate; did you mean --"),
+        (["search", "--minuts", "3"], "error: unknown option --minuts; did you mean --minutes?; --help says more"),
+        (["search", "--epochs", "x"], "error: Error parsing --epochs: invalid literal for int() with base 10: 'x'"),
+        (["evaluate", "--seed", "3"], "error: unknown option --seed; did you mean --seeds?"),
+        (["operations", "--networcs", "3"], "error: unrecognized arguments: --networcs; --help says more"),
         (["show", "cifar10", "a.png"], "error: the following arguments are required: --out; --help says more"),
         (
             ["show", "cifar10", "a.png", "--out", "o.png", "--samples", "0"],
@@ -280,3 +288,80 @@ def test_runs_as_a_module_without_the_libraries_of_the_search() -> None:
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     assert process.stdout.splitlines()[-1] == "the sub-policies are the same"
+
+
+def test_the_policies_of_the_package_are_listed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line for line in printed if not line.startswith(" ")] == list_policies()
+    for name in list_policies():
+        below = printed[printed.index(name) + 1 :]
+        assert below[0] == f"    searched on  {name.searched_on}"
+        assert below[1].startswith("    measured     ")
+        assert name.gains or "not measured" in below[1]
+    controls = [
+        {"augmentation": "mine", "error": 3.5, "half_width": 0.25, "seeds": 3},
+        {"augmentation": "none", "error": 7, "half_width": 1, "seeds": 1},
+    ]
+    monkeypatch.setattr(
+        type(list_policies()[0]), "provenance", {"images": 1000, "dataset": "pets", "controls": controls}
+    )
+    assert main(["list"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:4] == [
+        "    searched on  1,000 images of pets",
+        "    measured     mine  3.50 ± 0.25 % error, 3 seeds",
+        "                 none  7.00 ± 1.00 % error, 1 seed",
+    ]
+
+
+@pytest.mark.parametrize("command", [["--help"], ["list"], ["show", "--help"], ["--version"]])
+def test_looking_imports_nothing_of_the_search(command: list[str]) -> None:
+    code = f"""
+import sys
+from fasteraa_transforms.__main__ import main
+try:
+    status = main({command!r})
+except SystemExit as stop:
+    status = stop.code
+print(status, [name for name in sys.modules if name.startswith("fasteraa_transforms.search")])
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.stdout.splitlines()[-1] == "0 []", process.stderr
+    if command == ["--version"]:
+        assert process.stdout.splitlines()[0] == f"fasteraa_transforms {__version__}"
+    if command == ["--help"]:
+        assert process.stdout.count("\n  fasteraa ") == 3  # examples
+        for name in ("search", "evaluate", "operations", "show", "diff", "list"):
+            assert f"\n    {name}" in process.stdout
+
+
+def test_a_command_of_the_search_without_its_libraries_says_what_to_install() -> None:
+    code = (
+        "import sys\n"
+        "absent = ['matplotlib', 'sklearn', 'scipy', 'tensorboard', 'tqdm', 'tyro']\n"
+        "sys.modules.update(dict.fromkeys(absent))\n"
+        "from fasteraa_transforms.__main__ import main\n"
+        "sys.exit(main(['search', 'digits']))\n"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.returncode != 0
+    assert process.stderr.count("\n") == 1, process.stderr
+    assert 'pip install "fasteraa_transforms[search]"' in process.stderr
+
+
+def test_every_tile_of_the_readmes_picture_differs_from_its_photograph() -> None:
+    with Image.open(Path(__file__).parents[1] / "docs" / "images" / "augmentations.jpg") as picture:
+        sheet = np.asarray(picture.convert("RGB"), dtype=np.int16)
+    assert sheet.shape == (600, 1048, 3)
+    for row in range(2):
+        strip = [sheet[300 * row :][:256, 264 * column :][:, :256] for column in range(4)]
+        for tile in strip[1:]:
+            assert abs(tile - strip[0]).mean() > 20
+
+
+def test_the_readme_is_short() -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    prose = text.partition("## What was measured")[0]
+    assert len(prose.split()) <= 600

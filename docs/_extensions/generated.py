@@ -22,13 +22,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 import fasteraa_transforms.__main__ as looking
-import fasteraa_transforms.search.__main__ as searching
 from fasteraa_transforms import OPERATIONS, Candidate, Operation, Plan, Policy, apply
 from fasteraa_transforms.policy.pictures import describe, tile
 from fasteraa_transforms.policy.schema import schema_text
 from fasteraa_transforms.policy.text import physical_text
-from fasteraa_transforms.search import evaluate as evaluating
-from fasteraa_transforms.search import operations as looking_at
 from fasteraa_transforms.search.algorithm.diagnosis import Diagnosis, Distance
 from fasteraa_transforms.search.report.charts import share_bars
 
@@ -213,14 +210,15 @@ def _steps(plan: Plan, index: int) -> str:
 def command_line() -> str:
     """The help of every command, as it prints it."""
     commands: dict[str, tuple[Callable[[list[str]], int], list[str]]] = {
-        "python -m fasteraa_transforms show": (looking.main, ["show"]),
-        "python -m fasteraa_transforms diff": (looking.main, ["diff"]),
-        "python -m fasteraa_transforms.search": (searching.main, []),
-        "python -m fasteraa_transforms.search.evaluate": (evaluating.main, []),
-        "python -m fasteraa_transforms.search.operations": (looking_at.main, []),
+        "fasteraa": (looking.main, []),
+        "fasteraa show": (looking.main, ["show"]),
+        "fasteraa diff": (looking.main, ["diff"]),
+        "fasteraa search": (looking.main, ["search"]),
+        "fasteraa evaluate": (looking.main, ["evaluate"]),
+        "fasteraa operations": (looking.main, ["operations"]),
     }
     return "\n\n".join(
-        f"## {name.removeprefix('python -m ')}\n\n```text\n$ {name} --help\n{_help(main, arguments)}\n```"
+        f"## {name}\n\n```text\n$ {name} --help\n{_help(main, arguments)}\n```"
         for name, (main, arguments) in commands.items()
     )
 

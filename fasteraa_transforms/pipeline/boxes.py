@@ -8,13 +8,15 @@ left of a box lies inside the image before the first stage and after each stage.
 stage is a parallelogram, and so is the box. What is left of the box is what all of them have in common.
 """
 
+import inspect
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
-from torchvision.tv_tensors import BoundingBoxFormat, is_rotated_bounding_format
+from torchvision.tv_tensors import BoundingBoxFormat
 
+_HAS_MODES = "clamping_mode" in inspect.signature(tv.clamp_bounding_boxes).parameters  # from torchvision 0.24 on
 _TOLERANCE = 1e-6  # A corner so few pixels outside of the image lies on its border.
 
 
@@ -47,7 +49,7 @@ def move_boxes(
         >>> move_boxes(box, [mirror], BoundingBoxFormat.XYXY, (32, 32), "soft").tolist()
         [[22.0, 4.0, 30.0, 8.0]]
     """
-    rotated = is_rotated_bounding_format(format)
+    rotated = format.value not in ("XYXY", "XYWH", "CXCYWH")  # torchvision has others from 0.23 on
     working = BoundingBoxFormat.XYXYXYXY if rotated else BoundingBoxFormat.XYXY
     numbers = tv.convert_bounding_box_format(boxes, old_format=format, new_format=working)
     corners = (numbers if rotated else numbers[:, [0, 1, 2, 1, 2, 3, 0, 3]]).reshape(-1, 4, 2)
@@ -72,7 +74,7 @@ def move_boxes(
 
     numbers = _rectangles(lowest, highest, axes) if rotated else torch.cat([lowest, highest], -1)
     if clamping_mode is not None and (hard or not rotated):
-        numbers = tv.clamp_bounding_boxes(numbers, working, canvas_size, clamping_mode)
+        numbers = tv.clamp_bounding_boxes(numbers, working, canvas_size, *((clamping_mode,) if _HAS_MODES else ()))
     return tv.convert_bounding_box_format(numbers, old_format=working, new_format=format).reshape(boxes.shape)
 
 

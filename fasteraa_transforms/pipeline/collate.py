@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import default_collate, get_worker_info
 from torchvision import tv_tensors
 
+from fasteraa_transforms.pipeline.targets import KEY_POINTS
 from fasteraa_transforms.pipeline.transfer import check_callable, move
 
 _SHAPES_DIFFER = (
@@ -189,7 +190,7 @@ def _collate_leaves(leaves: Sequence[Any]) -> Any:
     if isinstance(first, tv_tensors.BoundingBoxes):
         return list(leaves)
     shapes = {tuple(leaf.shape) if isinstance(leaf, (Tensor, np.ndarray, np.generic)) else () for leaf in leaves}
-    sizes = {leaf.canvas_size for leaf in leaves if isinstance(leaf, tv_tensors.KeyPoints)}
+    sizes = {leaf.canvas_size for leaf in leaves if isinstance(leaf, KEY_POINTS)}
     if len(shapes) > 1 or len(sizes) > 1:
         if isinstance(first, (tv_tensors.Image, tv_tensors.Video)):
             raise ValueError(_SHAPES_DIFFER.format(", ".join(map(str, sorted(shapes)))))

@@ -12,7 +12,8 @@ the values of a tensor. So all transforms share one piece of code, however many 
 
 import itertools
 import weakref
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -21,8 +22,22 @@ from torchvision import tv_tensors
 
 from fasteraa_transforms.backends.epilogue import Epilogue
 
+T = TypeVar("T")
+
 _NUMBERS = itertools.count()
 _TRANSFORMS: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()
+
+
+def outside_of_graphs(function: Callable[..., T]) -> Callable[..., T]:
+    """Let the compiler call ``function`` without looking into it, and say why where PyTorch takes a reason."""
+    try:
+        disabled = torch.compiler.disable(
+            function, reason="the sample should have plain tensors that require no gradient"
+        )
+    except TypeError:  # before PyTorch 2.8
+        disabled = torch.compiler.disable(function)
+    result: Callable[..., T] = disabled
+    return result
 
 
 def register(transform: Any) -> Tensor:
@@ -51,8 +66,16 @@ def augment(number: Tensor, images: Tensor, epilogue: Epilogue | None) -> Tensor
     return torch.ops.fasteraa_transforms.augment(number, images, dtype, channels_last)
 
 
-# The tag keeps two calls in one graph from being taken for the same.
-@torch.library.custom_op("fasteraa_transforms::augment", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+# Not by `custom_op`, which takes no tag in PyTorch 2.6. The tag keeps two calls in one graph from being taken for the
+# same.
+torch.library.define(
+    "fasteraa_transforms::augment",
+    "(Tensor number, Tensor images, ScalarType dtype, bool channels_last) -> Tensor",
+    tags=(torch.Tag.nondeterministic_seeded,),
+)
+
+
+@torch.library.impl("fasteraa_transforms::augment", "default")
 def _augment(number: Tensor, images: Tensor, dtype: torch.dtype, channels_last: bool) -> Tensor:
     transform = _TRANSFORMS.get(int(number))
     if transform is None:
@@ -61,7 +84,7 @@ def _augment(number: Tensor, images: Tensor, dtype: torch.dtype, channels_last: 
     return result.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-@_augment.register_fake
+@torch.library.register_fake("fasteraa_transforms::augment")
 def _(number: Tensor, images: Tensor, dtype: torch.dtype, channels_last: bool) -> Tensor:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return torch.empty_like(images, dtype=dtype, memory_format=layout)

@@ -28,7 +28,9 @@ from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.pipeline.boxes import move_boxes, move_points
 from fasteraa_transforms.plan import Plan
 
-TARGETS = (tv_tensors.BoundingBoxes, tv_tensors.Mask, tv_tensors.KeyPoints)
+# torchvision has key points from 0.23 on.
+KEY_POINTS: tuple[Any, ...] = (tv_tensors.KeyPoints,) if hasattr(tv_tensors, "KeyPoints") else ()
+TARGETS = (tv_tensors.BoundingBoxes, tv_tensors.Mask, *KEY_POINTS)
 
 # Masks of single bytes move as images do. PyTorch (2.11) neither selects nor fills wider unsigned integers. Their bits
 # travel as signed integers.
@@ -159,7 +161,9 @@ def transform(target: Any, plan: Plan, fill: Fill = 0) -> Any:
         result = plain.clone()
     elif isinstance(target, tv_tensors.BoundingBoxes):
         (maps,) = _maps(moving, target.canvas_size, plain.device)
-        result = move_boxes(plain.double(), maps, target.format, target.canvas_size, target.clamping_mode)
+        result = move_boxes(
+            plain.double(), maps, target.format, target.canvas_size, getattr(target, "clamping_mode", "soft")
+        )
     else:
         rows = plain.double().reshape(len(plan), -1, 2)
         moved = [

@@ -190,7 +190,7 @@ class FasterAutoAugment(Transform):
         values[image] = _compiled.augment(self._number, values[image], self.epilogue)
         return tree_unflatten(values, structure)
 
-    @torch.compiler.disable(reason="the sample should have plain tensors that require no gradient")
+    @_compiled.outside_of_graphs
     def _forward_eagerly(self, *inputs: Any) -> Any:
         return self._forward_generally(*inputs)
 

@@ -1,24 +1,70 @@
 """Where a policy comes from: the package, a file, a URL, or a repository of the Hugging Face Hub."""
 
+import json
 import os
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from fasteraa_transforms.policy.errors import printable
 from fasteraa_transforms.policy.policy import Policy
 
 
-def list_policies() -> list[str]:
+class ShippedPolicy(str):
+    """The name of a policy of the package, which also says where the policy comes from and what it is worth.
+
+    Example:
+        >>> next(name for name in list_policies() if name == "cifar10").searched_on
+        'CIFAR-10: 4,000 of the 50,000 training images, 32x32 pixels'
+    """
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the policy file says of the policy's origin."""
+        document = json.loads((_shipped() / f"{self}.json").read_text(encoding="utf-8"))
+        provenance: dict[str, Any] = document.get("provenance", {})
+        return provenance
+
+    @property
+    def searched_on(self) -> str:
+        """The images of the search, in words."""
+        origin = self.provenance
+        described = origin.get("source", {}).get("description")
+        images = f"{origin['images']:,} images of " if "images" in origin else ""
+        return str(described or f"{images}{origin.get('dataset', 'unknown images')}")
+
+    @property
+    def gains(self) -> list[str]:
+        """What networks gain by the policy, a line for each augmentation that was measured beside it; [] if unmeasured.
+
+        A line has the mean error on test images, half the width of its interval, and the number of seeds.
+        """
+        rows = self.provenance.get("controls", [])
+        wide = max((len(row["augmentation"]) for row in rows), default=0)
+        return [
+            f"{row['augmentation']:{wide}}  {row['error']:.2f} ± {row['half_width']:.2f} % error, "
+            + _seeds(row["seeds"])
+            for row in rows
+        ]
+
+
+def _seeds(seeds: int | list[int]) -> str:
+    count = seeds if isinstance(seeds, int) else len(seeds)
+    return f"{count} seed{'s' * (count != 1)}"
+
+
+def list_policies() -> list[ShippedPolicy]:
     """The names of the policies that come with the package, as `FasterAutoAugment.from_pretrained` takes them.
 
     Returns:
-        The names in alphabetical order.
+        The names in alphabetical order. Each is a string that also has ``searched_on``, ``gains`` and ``provenance``.
 
     Example:
         >>> "cifar10" in list_policies()
         True
     """
-    return sorted(entry.name.removesuffix(".json") for entry in _shipped().iterdir() if entry.name.endswith(".json"))
+    entries = (entry.name for entry in _shipped().iterdir())
+    return sorted(ShippedPolicy(name.removesuffix(".json")) for name in entries if name.endswith(".json"))
 
 
 def find(source: str | os.PathLike[str]) -> Policy:

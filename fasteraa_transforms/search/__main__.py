@@ -32,7 +32,7 @@ try:
     import tyro
 except ImportError as error:
     raise SystemExit(f'{error}; the search needs: pip install "fasteraa_transforms[search]"') from error
-
+from fasteraa_transforms.search.runtime.arguments import parse
 
 _DATASET = (
     f"{'; '.join(f'{name}: {row.summary}' for name, row in DATASETS.items())}; a folder with one folder of images a "
@@ -80,7 +80,7 @@ class Command:
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, *, prog: str = "python -m fasteraa_transforms.search") -> int:
     """Run the command line.
 
     The exit status is 0, 1 if the search failed, 2 for unusable arguments or data, 130 if interrupted.
@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
     world = join()
     try:
         with world.quiet():
-            command = _parse(arguments)
+            command = _parse(arguments, prog)
         if command.resume is None:
             source, settings = _source(command), command.settings
             name = command.name or name_of(source)
@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parse(arguments: list[str] | None) -> Command:
+def _parse(arguments: list[str] | None, prog: str = "python -m fasteraa_transforms.search") -> Command:
     """The command line, with the settings of its preset or of its settings file as defaults."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
@@ -131,7 +131,7 @@ def _parse(arguments: list[str] | None) -> Command:
     if known.settings is not None:
         settings = read_settings(known.settings)
     default = Command(settings=settings)
-    return tyro.cli(Command, prog="python -m fasteraa_transforms.search", args=arguments, default=default)
+    return parse(Command, prog=prog, arguments=arguments, default=default)
 
 
 def _source(command: Command) -> dict[str, Any]:

@@ -22,7 +22,7 @@ try:
     import tyro
 except ImportError as error:
     raise SystemExit(f'{error}; the evaluation needs: pip install "fasteraa_transforms[search]"') from error
-
+from fasteraa_transforms.search.runtime.arguments import parse
 
 _POLICIES = (
     "Controls, shipped policies and policy files, separated by commas; label=FILE gives one a name of its own in the "
@@ -62,7 +62,7 @@ class Command:
     settings: Annotated[TrainingSettings, tyro.conf.arg(name="")] = field(default_factory=TrainingSettings)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, *, prog: str = "python -m fasteraa_transforms.search.evaluate") -> int:
     """Run the command line.
 
     The exit status is 0, 1 if another process has ended, 2 for unusable arguments or data, 130 if interrupted.
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     world = join()
     module = "-m fasteraa_transforms.search.evaluate"
     with world.quiet():
-        command = tyro.cli(Command, prog=f"python {module}", args=arguments)
+        command = parse(Command, prog=prog, arguments=arguments)
     name = command.dataset if command.dataset in DATASETS else readable(Path(command.dataset).resolve().name)
     out = command.out or Path("runs") / f"{name}-evaluation"
     try:

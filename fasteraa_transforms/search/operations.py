@@ -8,20 +8,21 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from fasteraa_transforms.search.contenders.contest import Notes, Rules, guard_curves
 from fasteraa_transforms.search.contenders.restrict import parse_allowed
 from fasteraa_transforms.search.data.opening import open_dataset
 from fasteraa_transforms.search.data.source import make_source, name_of
 from fasteraa_transforms.search.report.page import operation_lines, operations_page
-from fasteraa_transforms.search.runtime.output import say
+from fasteraa_transforms.search.runtime.output import in_a_line, say
 from fasteraa_transforms.search.settings import Settings
 from fasteraa_transforms.search.task import load_task
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, *, prog: str = "python -m fasteraa_transforms.search.operations") -> int:
     """Run the command line; the exit status is 0, or 2 with one line on stderr if something cannot be used."""
-    options = _parser().parse_args(arguments)
+    options = _parser(prog).parse_args(arguments)
     try:
         dataset = open_dataset(options.dataset, data_dir=options.data_dir)
         settings = Settings(
@@ -55,8 +56,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m fasteraa_transforms.search.operations", description=__doc__)
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {in_a_line(message)}; --help says more\n")
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = _Parser(prog=prog, description=__doc__.partition(": ")[2], allow_abbrev=False)
     parser.add_argument("dataset", nargs="?", default="digits", help="as for the search (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/operations"), help="folder to write (%(default)s)")
     parser.add_argument("--minutes", type=float, default=2.0, help="that it may take (%(default)s)")

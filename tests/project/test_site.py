@@ -167,7 +167,7 @@ def test_command_line_has_every_option(generated: ModuleType) -> None:
     for option in ("--tile", "--preset", "--classifier-epochs", "--resume", "--policies", "--split-seed"):
         assert re.search(rf"^ +{option}\b", text, re.MULTILINE), option
     for name in ("show", "diff"):
-        assert f"usage: python -m fasteraa_transforms {name} [-h]" in text
+        assert f"usage: fasteraa {name} [-h]" in text
     assert max(map(len, text.splitlines())) <= 88
 
 
@@ -183,7 +183,7 @@ def test_links_lead_to_pages(link: Callable[..., str]) -> None:
     assert link("[a](../README.md)") == "[a](/index.md)"
     assert link("[a](../README.md#what-was-measured)") == "[a](/measured.md#what-was-measured)"
     assert link("[a](docs/targets.md)", source="CHANGELOG.md") == "[a](/targets.md)"
-    assert link("![a](docs/images/cifar10.png)", source="README.md") == "![a](/images/cifar10.png)"
+    assert link("![a](docs/images/targets.png)", source="README.md") == "![a](/images/targets.png)"
     for unchanged in (
         "[a](#measured)",
         "[a](https://example.org/x.md)",

@@ -1,0 +1,90 @@
+"""Command lines read by tyro, with every mistake told in one line."""
+
+import difflib
+import io
+import re
+import sys
+from contextlib import redirect_stderr
+from dataclasses import fields, is_dataclass
+from typing import Any, NoReturn, TypeVar
+
+import tyro
+
+from fasteraa_transforms.search.runtime.output import in_a_line, say
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], *, prog: str, arguments: list[str] | None, default: T | None = None) -> T:
+    """The command of a command line. A mistake ends the process with status 2 and one line on stderr.
+
+    Args:
+        kind: dataclass of the command.
+        prog: how the command is called.
+        arguments: its words; None takes those of the process.
+        default: where its values start.
+    """
+    told = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # without an encoding, tyro draws its boxes in ASCII
+    start: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        with redirect_stderr(told):
+            command, unknown = tyro.cli(kind, prog=prog, args=arguments, return_unknown_args=True, **start)
+    except SystemExit as stop:
+        if stop.code in (0, None):  # --help
+            raise
+        told.seek(0)
+        _refuse(_message(told.read()))
+    if unknown:
+        _refuse(_unknown(unknown, kind))
+    return command
+
+
+def _refuse(message: str) -> NoReturn:
+    say(f"error: {message}; --help says more", error=True)
+    sys.exit(2)
+
+
+def _message(box: str) -> str:
+    r"""What a box of tyro's says above its first rule, in one line.
+
+    Example:
+        >>> _message("╭─ Value error ────╮\n│ Error parsing x  │\n│ ──────────────── │\n│ more             │\n")
+        'Error parsing x'
+    """
+    sections: list[list[str]] = [[]]  # before the first rule stands at most a title, after the second the help
+    for line in box.splitlines():
+        text = line.strip("│| ")
+        if re.search("[─-]{4}[^a-z]*$", text):
+            sections.append([])
+        else:
+            sections[-1].append(text)
+    said = " ".join(filter(None, sections[min(1, len(sections) - 1)]))
+    return in_a_line(said).removesuffix(" .").rstrip(".") or "the arguments cannot be read"
+
+
+def _unknown(words: list[str], kind: type) -> str:
+    """The first word that was not understood, and the option that it resembles.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass
+        ... class Options:
+        ...     learning_rate: float = 0.1
+        >>> _unknown(["--lerning-rate", "1"], Options)
+        'unknown option --lerning-rate; did you mean --learning-rate?'
+    """
+    word = next((each for each in words if each.startswith("-")), None)
+    if word is None:
+        return f"unexpected argument {in_a_line(words[0])}"
+    name = word.partition("=")[0].lstrip("-")
+    near = difflib.get_close_matches(name.replace("_", "-"), _names(kind), n=1)
+    return f"unknown option {in_a_line(word)}" + (f"; did you mean --{near[0]}?" if near else "")
+
+
+def _names(kind: Any) -> list[str]:
+    """The options of a dataclass and of those inside of it."""
+    found = []
+    for field in fields(kind):
+        inner = getattr(field.type, "__origin__", field.type)  # of Annotated
+        found += _names(inner) if is_dataclass(inner) else [field.name.replace("_", "-")]
+    return found
