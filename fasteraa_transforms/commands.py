@@ -78,7 +78,7 @@ def overview() -> Iterator[str]:
     for name in sources.list_policies():
         yield name
         yield f"    searched on  {printable(name.searched_on)}"
-        gains = name.gains or ["not measured: the policy file names no controls"]
+        gains = name.gains or ["its file names no controls"]
         for head, gain in zip(("measured", *[""] * len(gains)), gains, strict=False):
             yield f"    {head:11}  {printable(gain)}".rstrip()
 
