@@ -18,6 +18,7 @@ from fasteraa_transforms.search.evaluation.affinity import affinity_and_diversit
 from fasteraa_transforms.search.report import page as report
 from fasteraa_transforms.search.report import plots as pictures
 from fasteraa_transforms.search.report.next_steps import next_steps
+from fasteraa_transforms.search.runtime.defaults import usual_defaults
 from fasteraa_transforms.search.runtime.failures import explained, explained_loading
 from fasteraa_transforms.search.runtime.folder import RunFolder
 from fasteraa_transforms.search.runtime.recorder import Recorder
@@ -91,6 +92,7 @@ def search(
     folder = None if out is None else RunFolder(out)
     again = consent_flags(source or {}, dataclasses.asdict(settings))
     with contextlib.ExitStack() as stack:
+        stack.enter_context(usual_defaults())
         if folder is not None:
             stack.enter_context(folder.claim(world, resume=resume))
             if world.first:

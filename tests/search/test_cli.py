@@ -24,6 +24,7 @@ from fasteraa_transforms.search.data import source as sources
 from fasteraa_transforms.search.networks.table import NETWORKS
 from fasteraa_transforms.search.report import plots as pictures
 from fasteraa_transforms.search.runtime import files
+from fasteraa_transforms.search.runtime.files import read_rows
 from fasteraa_transforms.search.runtime.folder import RunFolder
 
 MODULE = "fasteraa_transforms.search"
@@ -54,8 +55,8 @@ def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def rows(folder: Path) -> list[dict[str, object]]:
     """The rows of metrics.jsonl, but for the time they took."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+    found = read_rows(folder / "metrics.jsonl")
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in found]
 
 
 # --- in this process --------------------------------------------------------------------------------------------------

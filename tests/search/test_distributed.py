@@ -20,6 +20,7 @@ from fasteraa_transforms.search import search
 from fasteraa_transforms.search.__main__ import main
 from fasteraa_transforms.search.report import plots as pictures
 from fasteraa_transforms.search.runtime import world as distributed
+from fasteraa_transforms.search.runtime.files import read_rows
 from fasteraa_transforms.search.runtime.world import World, exit_with, join
 
 SCRIPT = str(Path(ranks.__file__))
@@ -130,7 +131,7 @@ def test_a_policy_comes_out_of_a_critic_with_batch_norm(both: list[dict[str, Any
 
 
 def test_one_rank_writes(folder: Path) -> None:
-    rows = [json.loads(line) for line in (folder / "search" / "metrics.jsonl").read_text().splitlines()]
+    rows = read_rows(folder / "search" / "metrics.jsonl")
     assert [row["step"] for row in rows if row["kind"] == "step"] == list(range(1, 13))
     assert len(list((folder / "search" / "tensorboard").iterdir())) == 1
 
@@ -212,7 +213,7 @@ def test_an_evaluation_by_two_processes_has_the_rows_of_one(
         assert timeless(found["rows"]) == expected
         assert timeless(found["rows after one process"]) == expected
     for name in ("evaluation", "evaluation-left"):
-        rows = [json.loads(line) for line in (folder / name / "rows.jsonl").read_text().splitlines()]
+        rows = read_rows(folder / name / "rows.jsonl")
         assert timeless(rows) == expected
         assert "| random | 2 |" in (folder / name / "table.md").read_text()
         assert not list((folder / name).glob("rows-*"))

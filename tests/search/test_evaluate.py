@@ -50,6 +50,7 @@ from fasteraa_transforms.search.evaluation.verdict import verdict
 from fasteraa_transforms.search.networks import table as models
 from fasteraa_transforms.search.networks.fit import Fit, Recipe, cutout, fit, rate_factor
 from fasteraa_transforms.search.networks.table import NETWORKS, make_network, make_pixel_network
+from fasteraa_transforms.search.runtime.files import read_rows
 from fasteraa_transforms.search.runtime.world import World
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +86,7 @@ def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def recorded(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    return read_rows(folder / "rows.jsonl")
 
 
 def run(text: str, settings: TrainingSettings = SETTINGS, **options: Any) -> list[dict[str, Any]]:
@@ -797,7 +798,7 @@ def test_rows_are_json_whatever_a_training_comes_to(tmp_path: Path) -> None:
     assert row["loss"] is None
     assert 0 <= row["error"] <= 1
     (line,) = (tmp_path / "rows.jsonl").read_text().splitlines()
-    assert json.loads(line, parse_constant=pytest.fail) == row
+    assert json.loads(line, parse_constant=pytest.fail) == row | {"checksum": json.loads(line)["checksum"]}
     assert run("none", diverging, out=tmp_path) == [row]
 
 

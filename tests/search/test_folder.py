@@ -305,14 +305,39 @@ def test_a_torn_last_row_is_left_out_and_written_over(tmp_path: Path) -> None:
     folder.metrics.write_text('{"epoch": 1}\n{"epoch": 2, "lo')
     assert folder.rows() == [{"epoch": 1}]
     folder.append([{"epoch": 2}])
-    assert folder.metrics.read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
+    old, new = folder.metrics.read_text().splitlines()
+    assert old == '{"epoch": 1}'
+    assert json.loads(new).keys() == {"epoch", "checksum"}
+    assert folder.rows() == [{"epoch": 1}, {"epoch": 2}]
+
+
+def test_any_flipped_bit_of_a_row_is_found(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    rows = [{"epoch": 1, "loss": 0.25}, {"epoch": 2, "name": "für"}, {}]
+    folder.append(rows)
+    assert folder.rows() == rows
+    whole = folder.metrics.read_bytes()
+    for place in range(len(whole) - 1):  # without the last line's end the last row is torn
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << bit
+            folder.metrics.write_bytes(damaged)
+            with pytest.raises(DamagedFile, match=rf"^{folder.metrics} is damaged in line \d \("):
+                folder.rows()
+
+
+def test_rows_that_are_copied_keep_no_old_checksum(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.append([{"epoch": 1, "checksum": "0" * 16}])
+    folder.replace_rows([{**row, "epoch": 2} for row in folder.rows()])
+    assert folder.rows() == [{"epoch": 2}]
 
 
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
         ('{"epo', "Invalid control character"),
-        ("3", "'int' object is not subscriptable"),
+        ("3", "it should hold an object, but holds int"),
         ('{"loss": 1}', "'epoch' is missing"),
         ('{"epoch": "1"}', "epoch is '1'"),
         ('{"epoch": true}', "epoch is True"),

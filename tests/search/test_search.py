@@ -29,6 +29,7 @@ from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.networks.critic import Critic
 from fasteraa_transforms.search.networks.table import make_backbone
 from fasteraa_transforms.search.report import plots as pictures
+from fasteraa_transforms.search.runtime.files import read_rows
 from fasteraa_transforms.search.runtime.folder import RunFolder
 from fasteraa_transforms.search.runtime.hardware import computes_in_bfloat16, pick_device
 from fasteraa_transforms.search.settings import PRESETS
@@ -71,7 +72,7 @@ def without_time(provenance: dict[str, Any]) -> dict[str, Any]:
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl, but for the time they took."""
-    return [without_time(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [without_time(row) for row in read_rows(folder / "metrics.jsonl")]
 
 
 def interrupt_step(monkeypatch: pytest.MonkeyPatch, number: int) -> None:

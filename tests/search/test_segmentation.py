@@ -46,6 +46,7 @@ from fasteraa_transforms.search.networks.fit import Fit, Recipe, fit
 from fasteraa_transforms.search.networks.losses import SegmentationCritic, accuracy, chance, class_loss, soft_targets
 from fasteraa_transforms.search.networks.table import make_backbone, make_pixel_network
 from fasteraa_transforms.search.report import plots as pictures
+from fasteraa_transforms.search.runtime.files import read_rows
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "search-reference.md"
 
@@ -608,7 +609,7 @@ def test_a_run_on_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     subset = load_images(DigitMasks(), num_images=48)
     assert found["chance"] == pytest.approx(chance(subset.labels))
     assert found["of"] == "pixels"
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
     steps = [row for row in rows if row["kind"] == "step"]
     assert len(steps) == 6
     assert all(np.isfinite(row[name]) for row in steps for name in STEP_METRICS)

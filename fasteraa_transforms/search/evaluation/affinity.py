@@ -18,6 +18,7 @@ from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.networks.fit import Fit, Recipe, fit
 from fasteraa_transforms.search.networks.table import make_network
+from fasteraa_transforms.search.runtime.defaults import usual_defaults
 
 HELD_OUT = 0.2  # of the images
 NETWORK = "small"
@@ -115,7 +116,7 @@ def affinity_and_diversity(
     crop = crop or Crop((data.images.shape[2], data.images.shape[3]))
     recipe = Recipe.of(NETWORK, epochs=epochs, batch_size=batch_size)
     results: list[tuple[float, ...]] = []
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with usual_defaults(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for number in range(networks):
             generator = torch.Generator().manual_seed(seed + number)
             order = torch.randperm(len(data), generator=generator).to(device)

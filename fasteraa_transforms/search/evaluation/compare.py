@@ -31,6 +31,7 @@ from fasteraa_transforms.search.evaluation.splits import SplitsBySeed
 from fasteraa_transforms.search.networks.fit import Augment, Fit
 from fasteraa_transforms.search.networks.table import make_network
 from fasteraa_transforms.search.runtime import files
+from fasteraa_transforms.search.runtime.defaults import usual_defaults
 from fasteraa_transforms.search.runtime.events import Events, Nowhere, open_events
 from fasteraa_transforms.search.runtime.hardware import device_name
 from fasteraa_transforms.search.runtime.world import World, join
@@ -129,6 +130,7 @@ def _kept_apart(world: World, settings: TrainingSettings, record: Record | None)
     """The device, while the folder is claimed and the caller's random numbers are left alone."""
     device = world.device(settings.device)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(usual_defaults())
         # Each training seeds its draws.
         stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
         if record is not None:

@@ -122,7 +122,7 @@ class Record:
     def write_rows(self, rows: Sequence[Row], rank: int = 0) -> None:
         """Replace the rows of a process."""
         path = self.path / f"rows-{rank}.jsonl" if rank else self.rows_file
-        self.replace_text(path, "".join(map(files.to_line, rows)))
+        self.replace_text(path, "".join(map(files.to_row, rows)))
 
     def merge(self, rows: Sequence[Row]) -> None:
         """Leave ``rows`` in one file, from which those of the processes but the first are gone."""

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -135,7 +136,8 @@ def read_rows(path: Path, *, needs: Mapping[str, type | tuple[type, ...]] | None
         needs: keys that each row has to have, and the type of their values.
 
     Raises:
-        DamagedFile: a row that is not the last one cannot be read, or one has not what it ``needs``; says which.
+        DamagedFile: a row that is not the last one cannot be read or is not what was written, or one has not what it
+            ``needs``; says which.
     """
     try:
         lines = path.read_bytes().splitlines(keepends=True)
@@ -146,11 +148,11 @@ def read_rows(path: Path, *, needs: Mapping[str, type | tuple[type, ...]] | None
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = _checked_row(line)
             for key, kind in ({} if needs is None else needs).items():
                 if not isinstance(row[key], kind) or (isinstance(row[key], bool) and kind is not bool):
                     raise TypeError(f"{key} is {row[key]!r:.40}")
-            rows.append(dict(row))
+            rows.append(row)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             if number == len(lines) and not line.endswith(b"\n"):
                 break
@@ -164,7 +166,42 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         whole = file.read().rfind(b"\n") + 1
         file.truncate(whole)
         file.seek(whole)
-        file.write("".join(to_line(row) for row in rows).encode())
+        file.write("".join(map(to_row, rows)).encode())
+
+
+_ROW_END = re.compile(rb'(?:, )?"([^"]*)": "([0-9a-f]{16})"\}\s*$')  # a checksum; no older row ends like that
+
+
+def to_row(row: Mapping[str, Any]) -> str:
+    r"""``row`` as a line of JSON that ends with a checksum of what stands before it; `read_rows` takes it off.
+
+    Example:
+        >>> to_row({"epoch": 1})
+        '{"epoch": 1, "checksum": "..."}\n'
+    """
+    content = to_line({key: value for key, value in row.items() if key != "checksum"})[:-2]
+    comma = ", " if len(content) > 1 else ""
+    return f'{content}{comma}"checksum": "{_row_checksum(content.encode())}"}}\n'
+
+
+def _row_checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _checked_row(line: bytes) -> dict[str, Any]:
+    """The row in a line, without its checksum; rows of older versions have none."""
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise TypeError(f"it should hold an object, but holds {type(row).__name__}")
+    end = _ROW_END.search(line)
+    if end is None:
+        if "checksum" in row:
+            raise ValueError("its checksum is damaged")
+        return row
+    if end[1] != b"checksum" or end[2].decode() != _row_checksum(line[: end.start()]):
+        raise ValueError("its checksum is not that of its content")
+    del row["checksum"]
+    return row
 
 
 # --- text -------------------------------------------------------------------------------------------------------------

@@ -284,7 +284,7 @@ class RunFolder:
 
     def replace_rows(self, rows: Iterable[Mapping[str, Any]], name: str = "metrics.jsonl") -> None:
         """Write rows in the place of a file."""
-        self.replace_text(self.path / name, "".join(files.to_line(row) for row in rows))
+        self.replace_text(self.path / name, "".join(map(files.to_row, rows)))
 
     def forget_after(self, epoch: int) -> None:
         """Drop the rows of `metrics.jsonl` after ``epoch``, the checkpoint's; a crash can leave such rows, torn too."""

@@ -14,6 +14,7 @@ from fasteraa_transforms.search import Digits, Settings, search
 from fasteraa_transforms.search.__main__ import main
 from fasteraa_transforms.search.contenders import adversarial, hold
 from fasteraa_transforms.search.operations import main as look
+from fasteraa_transforms.search.runtime.files import read_rows
 from fasteraa_transforms.search.runtime.folder import RunFolder
 
 TINY = Settings(
@@ -37,7 +38,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (folder / "race.jsonl").read_text().splitlines()]
+    rows = read_rows(folder / "race.jsonl")
     return [{key: value for key, value in row.items() if key not in ("seconds", "wall")} for row in rows]
 
 
