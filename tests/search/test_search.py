@@ -29,7 +29,7 @@ from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.networks.critic import Critic
 from fasteraa_transforms.search.networks.table import make_backbone
 from fasteraa_transforms.search.report import plots as pictures
-from fasteraa_transforms.search.runtime.files import read_rows
+from fasteraa_transforms.search.runtime.files import read_rows, to_row
 from fasteraa_transforms.search.runtime.folder import RunFolder
 from fasteraa_transforms.search.runtime.hardware import computes_in_bfloat16, pick_device
 from fasteraa_transforms.search.settings import PRESETS
@@ -905,7 +905,7 @@ def test_what_a_crash_leaves_in_the_metrics_is_dropped(tmp_path: Path, monkeypat
 @pytest.mark.parametrize("torn", ["", '{"epoch": 2', '{"epoch": 2}\n', '{"epoch": 1, "x', "\n"])
 def test_forgetting_rows_after_an_epoch(tmp_path: Path, torn: str) -> None:
     folder = RunFolder(tmp_path)
-    known = '{"epoch": 0}\n{"epoch": 1}\n{"epoch": 1, "kind": "epoch"}\n'
+    known = "".join(map(to_row, [{"epoch": 0}, {"epoch": 1}, {"epoch": 1, "kind": "epoch"}]))
     folder.metrics.write_text(known + torn)
     folder.forget_after(1)
     assert folder.metrics.read_text() == known
