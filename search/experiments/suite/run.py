@@ -120,6 +120,7 @@ def run(name: str, seed: int, data: Path, minutes: float) -> None:
                 "data": name,
                 "seed": seed,
                 "images": case.images,
+                "minutes": minutes,
                 "kept": origin["kept"],
                 "seconds": round(time.perf_counter() - began),
                 "plan": origin["plan"],
