@@ -1,6 +1,7 @@
 """The command line: what it draws, what it prints, and how it says no."""
 
 import json
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
+import fasteraa_transforms
 from fasteraa_transforms import Policy, __version__, apply, list_policies
 from fasteraa_transforms.__main__ import main
 from fasteraa_transforms.commands import diff
@@ -335,6 +337,27 @@ print(status, [name for name in sys.modules if name.startswith("fasteraa_transfo
         assert process.stdout.count("\n  fasteraa ") == 3  # examples
         for name in ("search", "evaluate", "operations", "show", "diff", "list"):
             assert f"\n    {name}" in process.stdout
+
+
+def test_the_console_script_finds_modules_of_the_working_directory(tmp_path: Path) -> None:
+    """As `python -m` does. A script has its own folder on the path instead."""
+    script, here = tmp_path / "bin" / "script.py", tmp_path / "here"
+    script.parent.mkdir()
+    here.mkdir()
+    script.write_text("from fasteraa_transforms.__main__ import run\nrun()\n", encoding="utf-8")
+    (here / "mine.py").write_text("def images():\n    raise ValueError('found')\n", encoding="utf-8")
+    (here / "json.py").write_text("raise SystemExit('shadowed')\n", encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": str(Path(fasteraa_transforms.__file__).parents[1])}
+    process = subprocess.run(
+        [sys.executable, str(script), "search", "mine:images"],
+        cwd=here,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.stderr == "error: found\n"
+    assert process.returncode == 2
 
 
 def test_a_command_of_the_search_without_its_libraries_says_what_to_install() -> None:

@@ -1,6 +1,6 @@
-"""Search for a policy on images: ``python -m fasteraa_transforms.search``, or `search` from Python.
+"""Search for a policy on images: ``fasteraa search``, or `search` from Python.
 
-Whether it helps: ``python -m fasteraa_transforms.search.evaluate``, or `compare`.
+Whether it helps: ``fasteraa evaluate``, or `compare`.
 """
 
 from fasteraa_transforms.search.data.load import load_images

@@ -1,6 +1,6 @@
-"""``python -m fasteraa_transforms.search.evaluate DATASET --policies … --out DIR``: does a policy help?
+"""``fasteraa evaluate DATASET --policies … --out DIR``: does a policy help?
 
-DATASET is as for ``python -m fasteraa_transforms.search``; a folder may also hold ``train`` and ``test`` (or ``val``).
+DATASET is as for ``fasteraa search``; a folder may also hold ``train`` and ``test`` (or ``val``).
 """
 
 import sys
@@ -68,7 +68,6 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m fasteraa_
     The exit status is 0, 1 if another process has ended, 2 for unusable arguments or data, 130 if interrupted.
     """
     world = join()
-    module = "-m fasteraa_transforms.search.evaluate"
     with world.quiet():
         command = parse(Command, prog=prog, arguments=arguments)
     name = command.dataset if command.dataset in DATASETS else readable(Path(command.dataset).resolve().name)
@@ -87,7 +86,7 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m fasteraa_
             seeds=command.seeds,
             name=name,
             paper=command.paper,
-            command=f"{world.program} {module} {command_line(*(sys.argv[1:] if arguments is None else arguments))}",
+            command=f"{world.program('evaluate')} {command_line(*(sys.argv[1:] if arguments is None else arguments))}",
         )
     except KeyboardInterrupt:
         world.tell(f"\ninterrupted; {out} keeps what is done, and the same command continues it")

@@ -1,4 +1,4 @@
-"""``python -m fasteraa_transforms.search.operations DATASET``: what each operation does to images and their classes.
+"""``fasteraa operations DATASET``: what each operation does to images and their classes.
 
 Trains a few networks without augmentation, shows each the images that it has not seen, augmented by one operation at
 one magnitude, and counts what it still gets right. Searches nothing.

@@ -188,7 +188,7 @@ def test_code_fits_its_page(page: Path) -> None:
             continue
         typed = re.findall(r"^(?:>>> |\.\.\. ).*", block, re.MULTILINE)  # of a session at the prompt
         code += typed if kind == "python" and typed else block.splitlines()
-    code += re.findall(r"^ {4}((?:python|torchrun|pip) .*)$", FENCE.sub("", text), re.MULTILINE)
+    code += re.findall(r"^ {4}((?:fasteraa|python|torchrun|pip) .*)$", FENCE.sub("", text), re.MULTILINE)
     assert [line for line in code if len(line) > 84] == []
 
 

@@ -280,7 +280,7 @@ def test_resuming_takes_dataset_and_settings_from_the_folder(
     with monkeypatch.context() as patch:
         patch.setattr(Wasserstein, "step", interrupted)
         assert main([*arguments, "--out", str(out)]) == 130
-    assert f"python -m {MODULE} --resume {out}" in capsys.readouterr().err
+    assert f"fasteraa search --resume {out}" in capsys.readouterr().err
 
     opened = []
     open_dataset = sources.open_dataset
@@ -443,7 +443,7 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
         process.kill()
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
-    assert f"python -m {MODULE} --resume {out}" in errors
+    assert f"fasteraa search --resume {out}" in errors
     assert (out / "checkpoint.pt").is_file()
     epochs = Policy.load(out / "policy.json").provenance["epochs"]
     assert isinstance(epochs, int)

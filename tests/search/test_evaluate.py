@@ -912,7 +912,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert said in table
     assert said.startswith(("cutout has", "none has", "Undecided between"))
     assert printed_table in table
-    assert f"    python -m fasteraa_transforms.search.evaluate {shlex.join(arguments)}" in table
+    assert f"    fasteraa evaluate {shlex.join(arguments)}" in table
     assert "digits: 64 training images, 1733 test images; small, 1 epochs" in table
     assert main(["digits", *TINY, "--epochs", "2", "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path} was trained with epochs=1, but got 2 instead")

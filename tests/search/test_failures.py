@@ -307,7 +307,7 @@ def test_kill_9_and_a_full_disk_leave_the_last_checkpoint(tmp_path: Path) -> Non
             assert "Traceback" not in result.stderr
             message = f"error: {out} could not be written ([Errno 27] File too large); {out} keeps 1 whole epochs."
             assert message in result.stderr
-            assert f"python -m fasteraa_transforms.search --resume {out}" in result.stderr
+            assert f"fasteraa search --resume {out}" in result.stderr
             assert not list(out.glob(".*"))
         assert torch.load(out / "checkpoint.pt", weights_only=True)["state"]["epoch"] == 1
 

@@ -788,7 +788,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         assert f"interrupted in epoch {done + 1} of 3; {tmp_path / 'run'} keeps {done} whole epochs" in str(
             caught.value
         )
-        assert f"python -m fasteraa_transforms.search --resume {tmp_path / 'run'}" in str(caught.value)
+        assert f"fasteraa search --resume {tmp_path / 'run'}" in str(caught.value)
         kept = Policy.load(tmp_path / "run" / "policy.json")
         assert kept.provenance["epochs"] == done
         assert kept != finished.policy

@@ -397,10 +397,9 @@ def test_shares_of_a_policy_as_bars() -> None:
 )
 def test_what_to_do_next(source: dict[str, Any], options: dict[str, Any], expected: list[str]) -> None:
     steps = next_steps("runs/a", source, **options)
-    copied = [text.replace("python -m fasteraa_transforms.search.", "") for _, text in steps]
-    assert [text.replace("python -m fasteraa_transforms.", "") for text in copied] == expected
+    assert [text.removeprefix("fasteraa ") for _, text in steps] == expected
     for _, text in steps:
-        if "search.evaluate" in text:  # the command line takes it
+        if text.startswith("fasteraa evaluate "):  # the command line takes it
             assert set(re.findall(r"--[\w-]+", text)) <= {
                 "--policies",
                 "--seeds",
@@ -540,7 +539,7 @@ def evaluation_page() -> str:
         cells=(["augmentation", "seeds"], [["none", "3"], [NASTY, "3"]]),
         how_to_read="Mean error ± deviation.",
         described="pets: 100 training images.",
-        command=f"python -m fasteraa_transforms.search.evaluate {NASTY}",
+        command=f"fasteraa evaluate {NASTY}",
     )
 
 
@@ -551,9 +550,7 @@ def test_the_page_of_an_evaluation_is_one_file_without_scripts() -> None:
     assert "<img" not in text
     paragraphs = [each for tag, each in page.texts if tag == "p"]
     assert paragraphs[:2] == [f"{NASTY} has fewer errors than none.", f"{NASTY} was searched on 3 of the test images."]
-    assert [each for tag, each in page.texts if tag == "pre"] == [
-        f"python -m fasteraa_transforms.search.evaluate {NASTY}"
-    ]
+    assert [each for tag, each in page.texts if tag == "pre"] == [f"fasteraa evaluate {NASTY}"]
     # From the fewest errors to the most, with differences to the reference.
     notes = [each for tag, each in page.texts if tag == "text" and "(" in each]
     assert [each.partition(" (")[0] for each in notes[-2:]] == ["7.17 %", "8.65 %"]
@@ -685,7 +682,7 @@ def test_the_page_in_a_browser(width: int, dark: bool, made: tuple[str, Page], t
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 @pytest.mark.parametrize("width", [360, 1280])
 def test_charts_in_a_browser(width: int, tmp_path: Path) -> None:
-    steps = [("Go on:", "python -m fasteraa_transforms.search " + "x" * 200)]
+    steps = [("Go on:", "fasteraa search " + "x" * 200)]
     race = race_page(RACE, curves=some_curves(), effects=EFFECTS, next_steps=steps)[0]
     (tmp_path / "race").mkdir()
     found = rendered(race, width, False, tmp_path / "race")

@@ -37,7 +37,7 @@ def next_steps(
         >>> for sentence, copied in next_steps("runs/pets", {"dataset": "/pets"}, nothing=False):
         ...     print(sentence, copied)
         Augment your training images with it: augment = FasterAutoAugment.from_pretrained('runs/pets/policy.json')
-        Measure whether it helps a network of your choice, ...: python -m fasteraa_transforms.search.evaluate /pets ...
+        Measure whether it helps a network of your choice, ...: fasteraa evaluate /pets ...
     """
     folder = Path(folder)
     policy = (folder / "policy.json").as_posix()
@@ -48,13 +48,13 @@ def next_steps(
     opened = _opened(source)
     if opened and short_of is not None:
         more = ("--settings", folder / "settings.json", "--minutes", f"{LONGER * short_of:g}")
-        command = _command("fasteraa_transforms.search", *opened, *more, "--out", f"{folder}-longer")
+        command = _command("search", *opened, *more, "--out", f"{folder}-longer")
         steps.append(("The race was short for its images. Give it more time:", command))
     if opened and not masks and "shards" not in source:
         options = [] if train_images is None else ["--train-images", train_images]
         options += [] if image_size is None else ["--image-size", image_size]
         what = "none,trivialaugment" if nothing else f"none,trivialaugment,searched={policy}"
-        command = _command("fasteraa_transforms.search.evaluate", *opened, "--policies", what, *options, "--seeds", 3)
+        command = _command("evaluate", *opened, "--policies", what, *options, "--seeds", 3)
         question = "whether none is right for" if nothing else "whether it helps"
         sentence = f"Measure {question} a network of your choice, beside augmentations that take no search:"
         steps.append((sentence, command))
@@ -72,5 +72,5 @@ def _opened(source: Mapping[str, Any]) -> list[object]:
     return [name, *places]
 
 
-def _command(module: str, *arguments: object) -> str:
-    return f"python -m {module} {command_line(*arguments)}"
+def _command(name: str, *arguments: object) -> str:
+    return command_line("fasteraa", name, *arguments)

@@ -140,8 +140,8 @@ def command_line(*parts: object) -> str:
     """The command of these parts, quoted so that a shell takes them as they are.
 
     Example:
-        >>> command_line("python", "-m", "fasteraa_transforms.search", "--resume", "runs/my pets")
-        "python -m fasteraa_transforms.search --resume 'runs/my pets'"
+        >>> command_line("fasteraa", "search", "--resume", "runs/my pets")
+        "fasteraa search --resume 'runs/my pets'"
     """
     texts = [str(part) for part in parts]
     return subprocess.list2cmdline(texts) if os.name == "nt" else shlex.join(texts)

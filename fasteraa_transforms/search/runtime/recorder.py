@@ -109,8 +109,8 @@ class Recorder:
             return "nothing was kept, since no folder was given"
         # Only the rank that writes knows how many, and all are to say the same.
         kept = f"{self.kept} whole epochs" if self.world.size == 1 else "the last epoch that was written"
-        command = command_line("-m", "fasteraa_transforms.search", "--resume", self.path, *self.again)
-        return f"{self.path} keeps {kept}. Continue with\n    {self.world.program} {command}"
+        arguments = command_line("--resume", self.path, *self.again)
+        return f"{self.path} keeps {kept}. Continue with\n    {self.world.program('search')} {arguments}"
 
     # --- metrics and progress -----------------------------------------------------------------------------------------
 

@@ -228,10 +228,21 @@ class World:
         signal.set_wakeup_fd(wakeup)
         os.close(write)
 
-    @property
-    def program(self) -> str:
-        """How a command line of as many processes begins."""
-        return "python" if self.size == 1 else f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', 'N')}"
+    def program(self, command: str) -> str:
+        """How a command line of as many processes begins.
+
+        Args:
+            command: a command of ``fasteraa`` that several processes can share: search or evaluate.
+
+        Example:
+            >>> World().program("search")
+            'fasteraa search'
+        """
+        if self.size == 1:
+            return f"fasteraa {command}"
+        processes = os.environ.get("LOCAL_WORLD_SIZE", "N")
+        module = "fasteraa_transforms.search" + {"search": "", "evaluate": ".evaluate"}[command]
+        return f"torchrun --nproc-per-node {processes} -m {module}"
 
 
 def _store() -> Any:

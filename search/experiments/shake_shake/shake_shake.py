@@ -1,6 +1,6 @@
 """Shake-Shake, a network of the paper's table 4, for an evaluation.
 
-    python -m fasteraa_transforms.search.evaluate cifar10 --model shake_shake:shake26_2x96d
+    fasteraa evaluate cifar10 --model shake_shake:shake26_2x96d
 
 takes it where this folder is on PYTHONPATH. `README.md` beside this file has the learning rates and the whole command.
 """
