@@ -68,8 +68,12 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m fasteraa_
     The exit status is 0, 1 if another process has ended, 2 for unusable arguments or data, 130 if interrupted.
     """
     world = join()
-    with world.quiet():
-        command = parse(Command, prog=prog, arguments=arguments)
+    try:
+        with world.quiet():
+            command = parse(Command, prog=prog, arguments=arguments)
+    except ValueError as error:  # a setting out of its range
+        world.tell(f"error: {error}")
+        return 2
     name = command.dataset if command.dataset in DATASETS else readable(Path(command.dataset).resolve().name)
     out = command.out or Path("runs") / f"{name}-evaluation"
     try:

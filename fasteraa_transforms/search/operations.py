@@ -14,16 +14,29 @@ from fasteraa_transforms.search.contenders.contest import Notes, Rules, guard_cu
 from fasteraa_transforms.search.contenders.restrict import parse_allowed
 from fasteraa_transforms.search.data.opening import open_dataset
 from fasteraa_transforms.search.data.source import make_source, name_of
+from fasteraa_transforms.search.fields import FRACTION, POSITIVE, check_number
 from fasteraa_transforms.search.report.page import operation_lines, operations_page
 from fasteraa_transforms.search.runtime.output import in_a_line, say
 from fasteraa_transforms.search.settings import Settings
 from fasteraa_transforms.search.task import load_task
+
+_NUMBERS = (
+    ("minutes", float, POSITIVE),
+    ("budget", float, FRACTION),
+    ("networks", int, POSITIVE),
+    ("epochs", int, POSITIVE),
+    ("processes", int, POSITIVE),
+)
+"""Options that are no settings, and what they hold."""
 
 
 def main(arguments: list[str] | None = None, *, prog: str = "python -m fasteraa_transforms.search.operations") -> int:
     """Run the command line; the exit status is 0, or 2 with one line on stderr if something cannot be used."""
     options = _parser(prog).parse_args(arguments)
     try:
+        for name, kind, range in _NUMBERS:
+            if (value := getattr(options, name)) is not None:
+                check_number(name, value, kind, range)
         dataset = open_dataset(options.dataset, data_dir=options.data_dir)
         settings = Settings(
             num_images=options.num_images, image_size=options.image_size, seed=options.seed, device=options.device

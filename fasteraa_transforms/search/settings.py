@@ -2,17 +2,19 @@
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-_OPTIONAL = (
-    "num_images",
-    "image_size",
-    "minutes",
-    "race_epochs",
-    "race_images",
-    "trainings",
-    "processes",
+from fasteraa_transforms.search.fields import (
+    FRACTION,
+    HALVED,
+    LABEL,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    SIDE,
+    STRENGTH,
+    check_fields,
 )
 
 
@@ -41,7 +43,7 @@ class Settings:
     start: Literal["random", "calibrated"] = "random"
     """What the adversarial search begins from, where it is a contender: calibrated is the policy that a classifier
     loses least by."""
-    minutes: float | None = None
+    minutes: float | None = field(default=None, metadata=POSITIVE)
     """What the search may take; none: 10 on a CPU, 5 on a GPU. The adversarial search is not counted in."""
     operations: tuple[str, ...] = ()
     """The only operations to use; none given: all 17."""
@@ -52,37 +54,37 @@ class Settings:
     network: str | None = None
     """Network of the race: resnet9-WIDTH or another of `search.networks.table`; none: a resnet9 as wide as the time
     allows."""
-    race_epochs: int | None = None
+    race_epochs: int | None = field(default=None, metadata=POSITIVE)
     """Length of each training of the race; none: three times what it takes to fit the images."""
-    race_images: int | None = None
+    race_images: int | None = field(default=None, metadata=POSITIVE)
     """Images that each network of the race is trained on; none: as many as the time allows."""
-    replicates: int = 8
+    replicates: int = field(default=8, metadata=POSITIVE)
     """Networks that one contender gets at most."""
-    trainings: int | None = None
+    trainings: int | None = field(default=None, metadata=POSITIVE)
     """Networks that the race trains in all, every contender once at least; none: as many as the time allows."""
-    processes: int | None = None
+    processes: int | None = field(default=None, metadata=POSITIVE)
     """Trainings side by side; none: one for each thread of PyTorch's on a CPU."""
-    epochs: int = 30
+    epochs: int = field(default=30, metadata=POSITIVE)
     """Passes over the subset, divided among the strengths; the paper: 20."""
-    batch_size: int = 128
+    batch_size: int = field(default=128, metadata=HALVED)
     """Images a step: half of them are augmented, the other half stay as the real sample."""
-    sub_policies: int = 10
+    sub_policies: int = field(default=10, metadata=POSITIVE)
     """L, the number of sub-policies."""
-    stages: int = 2
+    stages: int = field(default=2, metadata=POSITIVE)
     """K, operations applied one after another in a sub-policy."""
-    seed: int = 0
+    seed: int = field(default=0, metadata=SEED)
     """Of the subset, the start of policy and critic, and every draw."""
-    num_images: int | None = None
+    num_images: int | None = field(default=None, metadata=POSITIVE)
     """Size of the random subset searched on; none: 4,000 (SVHN 1,000, ImageNet 6,000, all digits)."""
     balanced: bool = False
     """Draw num_images evenly from all classes, as far as they go; else as they come."""
-    image_size: int | None = None
+    image_size: int | None = field(default=None, metadata=SIDE)
     """Side in pixels that images are resized and cropped to; none: their own size (32 for digits, 224 for ImageNet)."""
-    ignore_label: int = 255
+    ignore_label: int = field(default=255, metadata=LABEL)
     """Value of the pixels of a mask that have no class."""
     skip_broken: bool = False
     """Go on without the images that cannot be read, and list them; else they are an error."""
-    padding: int | None = None
+    padding: int | None = field(default=None, metadata=NOT_NEGATIVE)
     """Zeros around an image before its random crop, in pixels; none: 4 (0 for ImageNet)."""
     objective: str = "wasserstein"
     """What the search lowers: wasserstein, the paper's; gradient-matching; or module:callable taking all settings and
@@ -93,42 +95,42 @@ class Settings:
     """small, compact (for photographs on a CPU), wrn40_2, resnet50, or module:callable taking the number of
     channels; none: small for digits, else by the size of the images: small up to 16 pixels, wrn40_2 up to 64, else
     resnet50."""
-    classifier_epochs: int = 20
+    classifier_epochs: int = field(default=20, metadata=NOT_NEGATIVE)
     """Passes over the subset that train the classifier alone, before the search, so that it can guard the classes; the
     paper: 0."""
-    strengths: tuple[float, ...] = (1.0, 0.5, 0.25)
+    strengths: tuple[float, ...] = field(default=(1.0, 0.5, 0.25), metadata=STRENGTH)
     """Strengths to hold the adversarial search at, one after another, as fractions of that of its start. Each gives a
     policy. In a race each of them is a contender; without contenders the policy of the first strength is kept. None
     given, as in the paper: nothing holds the strength."""
-    multiplier_rate: float = 0.05
+    multiplier_rate: float = field(default=0.05, metadata=POSITIVE)
     """How fast the multiplier of the strength rises, a step, where there is none at all."""
-    policy_learning_rate: float = 2e-2
+    policy_learning_rate: float = field(default=2e-2, metadata=POSITIVE)
     """Adam's, for weights, probabilities and magnitudes; the paper: 1e-3."""
-    critic_learning_rate: float = 1e-3
+    critic_learning_rate: float = field(default=1e-3, metadata=POSITIVE)
     """Adam's, for the critic and classifier."""
-    betas: tuple[float, float] = (0.0, 0.999)
+    betas: tuple[float, float] = field(default=(0.0, 0.999), metadata=FRACTION)
     """Adam's, for both."""
-    classification_weight: float = 1.0
+    classification_weight: float = field(default=1.0, metadata=NOT_NEGATIVE)
     """ε, the weight of the class losses; the paper: 0.1."""
-    gradient_penalty_weight: float = 10.0
+    gradient_penalty_weight: float = field(default=10.0, metadata=NOT_NEGATIVE)
     """Weight of the gradient penalty."""
-    penalty_every: int = 1
+    penalty_every: int = field(default=1, metadata=POSITIVE)
     """Steps from one gradient penalty to the next, which then counts as many times; a step without it is cheaper. 1, as
     in the paper: each step has it."""
     guard: Literal["shared", "own"] = "shared"
     """Where the class loss of augmented images comes from; shared, as in the paper: the critic's class head, which goes
     on learning; own: a classifier of its own, which learns the classes first and then stays as it is."""
-    temperature: float = 0.05
+    temperature: float = field(default=0.05, metadata=POSITIVE)
     """λ, of the relaxed Bernoulli gates."""
-    selection_temperature: float = 1.0
+    selection_temperature: float = field(default=1.0, metadata=POSITIVE)
     """η, of the softmax over operations; the paper: 0.05. At 1 a stage starts with all operations nearly alike, and the
     search tilts the balance; at 0.05 it soon picks one operation."""
     sample_selection: bool | None = None
     """Whether each image draws one operation a stage, by a relaxed categorical variable of temperature λ, in place of
     the sum of all; none: for masks. The paper: no."""
-    chunk_size: int = 1
+    chunk_size: int = field(default=1, metadata=POSITIVE)
     """Consecutive images that share a sub-policy. 1: each image draws its own; the paper: 8 (16 for ImageNet)."""
-    prune: float = 0.01
+    prune: float = field(default=0.01, metadata=FRACTION)
     """Candidates with a smaller selection probability are left out of the policy file."""
     device: str = "auto"
     """cpu, cuda, cuda:1, …; auto: cuda where there is one."""
@@ -139,40 +141,14 @@ class Settings:
     why, and steps run as they are; on: that is an error."""
 
     def __post_init__(self) -> None:
-        positive = (
-            "epochs",
-            "batch_size",
-            "sub_policies",
-            "stages",
-            "temperature",
-            "selection_temperature",
-            "chunk_size",
-            "multiplier_rate",
-            "penalty_every",
-        )
-        for name in (*positive, "replicates", *_OPTIONAL):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} should be positive, but got {value} instead")
-        for name in ("padding", "classifier_epochs"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"{name} should not be negative, but got {value} instead")
-        if self.guard not in ("shared", "own"):
-            raise ValueError(f"guard should be shared or own, but got {self.guard!r} instead")
+        check_fields(self)
         if self.guard == "own" and not self.classifier_epochs:
             raise ValueError("classifier_epochs should be positive for a guard of its own, but got 0 instead")
-        if min(self.strengths, default=1) <= 0:
-            raise ValueError(
-                f"strengths should be positive, but got {self.strengths} instead; no augmentation is the contender none"
-            )
         if self.epochs < len(self.strengths):
             raise ValueError(
                 f"epochs should be at least 1 for each of {len(self.strengths)} strengths, but got {self.epochs} "
                 "instead"
             )
-        if self.batch_size % 2:
-            raise ValueError(f"batch_size should be even (half is augmented), but got {self.batch_size} instead")
 
     @property
     def adversarial(self) -> bool:

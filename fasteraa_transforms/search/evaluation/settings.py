@@ -1,10 +1,11 @@
 """How the networks of an evaluation are trained."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
+from fasteraa_transforms.search.fields import EVEN, FRACTION, NOT_NEGATIVE, POSITIVE, SEED, SIDE, check_fields
 from fasteraa_transforms.search.networks.fit import Recipe
 from fasteraa_transforms.search.networks.table import find_network, fitting_critic
 from fasteraa_transforms.search.runtime.hardware import computes_in_bfloat16
@@ -41,31 +42,31 @@ class TrainingSettings:
     """small, compact, resnet9, resnet9-WIDTH, wrn16_2, wrn40_2, wrn28_10, resnet50 or another of torchvision's, or
     module:callable taking the numbers of channels and of classes; none: small for digits and images of up to 16 pixels,
     for larger ones on a CPU resnet9, else wrn40_2 up to 64 pixels, then resnet50."""
-    epochs: int = 200
+    epochs: int = field(default=200, metadata=POSITIVE)
     """Passes over the training images."""
-    batch_size: int = 128
+    batch_size: int = field(default=128, metadata=POSITIVE)
     """Images a step; the last images of an epoch that fill no batch are left out, others each time."""
-    learning_rate: float | None = None
+    learning_rate: float | None = field(default=None, metadata=POSITIVE)
     """At its peak; none: as in Fast AutoAugment's repository, 0.05 for ResNet-50, 0.1 for WideResNet and all others,
     whatever the size of the batch."""
-    weight_decay: float | None = None
+    weight_decay: float | None = field(default=None, metadata=NOT_NEGATIVE)
     """None: as there, 2e-4 for WideResNet-40-2, 1e-4 for ResNet-50, 5e-4 for all others."""
-    warmup: float = 0.025
+    warmup: float = field(default=0.025, metadata=FRACTION)
     """Share of the steps in which the learning rate rises."""
-    gradient_clip: float = 5.0
+    gradient_clip: float = field(default=5.0, metadata=NOT_NEGATIVE)
     """Largest norm of the gradient; 0: no limit."""
-    cutout: int | None = None
+    cutout: int | None = field(default=None, metadata=EVEN)
     """Side in pixels of the square that Cutout blanks; none: 16, 20 for SVHN, 0 for ImageNet."""
     cutout_after: bool = True
     """Whether Cutout follows every augmentation, as in the paper, or is a control of its own only."""
-    train_images: int | None = None
+    train_images: int | None = field(default=None, metadata=POSITIVE)
     """Train on a random subset of this size; none: all, or half of the images where there is no test split."""
-    split_seed: int | None = 0
+    split_seed: int | None = field(default=0, metadata=SEED)
     """Of that subset: the images that a search with this seed and as many images works on; none: that of each
     training."""
-    image_size: int | None = None
+    image_size: int | None = field(default=None, metadata=SIDE)
     """Side in pixels that images are resized and cropped to; none: their own size (32 for digits, 224 for ImageNet)."""
-    padding: int | None = None
+    padding: int | None = field(default=None, metadata=NOT_NEGATIVE)
     """Zeros around an image before its random crop, in pixels; none: 4 (0 for ImageNet)."""
     flip: bool | None = None
     """Whether images are mirrored with chance 1/2; none: yes, but for digits."""
@@ -77,16 +78,7 @@ class TrainingSettings:
     """Whether torch.compile compiles the network."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "train_images", "image_size"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} should be positive, but got {value} instead")
-        for name in ("weight_decay", "gradient_clip", "cutout", "split_seed", "padding"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name} should not be negative, but got {value} instead")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup should be in [0, 1), but got {self.warmup} instead")
+        check_fields(self)
 
     def recipe(self, device: torch.device, *, cutout: int = 0) -> Recipe:
         """How `networks.fit` trains a network of these settings on ``device``.

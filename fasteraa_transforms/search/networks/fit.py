@@ -7,7 +7,7 @@ differences are paired.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from fasteraa_transforms.policy import Policy
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.data.masks import IGNORED
+from fasteraa_transforms.search.fields import EVEN, FRACTION, NOT_NEGATIVE, POSITIVE, check_fields
 from fasteraa_transforms.search.networks.losses import accuracy, class_loss, soft_targets
 from fasteraa_transforms.search.networks.table import find_network
 
@@ -41,18 +42,24 @@ class Recipe:
         weight_decay: of all parameters.
         warmup: share of the steps in which the learning rate rises, in [0, 1).
         gradient_clip: largest norm of the gradient; 0 for no limit.
-        cutout: side in pixels of the square that Cutout blanks after normalisation; 0 for none.
+        cutout: side in pixels of the square that Cutout blanks after normalisation, even; 0 for none.
         bfloat16: whether the network computes in bfloat16.
+
+    Raises:
+        ValueError: a number is out of its range.
     """
 
-    epochs: int
-    batch_size: int = 64
-    learning_rate: float = 0.1
-    weight_decay: float = 5e-4
-    warmup: float = 0.2
-    gradient_clip: float = 0.0
-    cutout: int = 0
+    epochs: int = field(metadata=NOT_NEGATIVE)
+    batch_size: int = field(default=64, metadata=POSITIVE)
+    learning_rate: float = field(default=0.1, metadata=POSITIVE)
+    weight_decay: float = field(default=5e-4, metadata=NOT_NEGATIVE)
+    warmup: float = field(default=0.2, metadata=FRACTION)
+    gradient_clip: float = field(default=0.0, metadata=NOT_NEGATIVE)
+    cutout: int = field(default=0, metadata=EVEN)
     bfloat16: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @classmethod
     def of(cls, name: str, *, epochs: int, batch_size: int = 64, **changes: Any) -> "Recipe":

@@ -5,7 +5,6 @@ is an error of one line that names it. Nothing that is read can execute anything
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import re
@@ -46,11 +45,10 @@ def read_settings(path: Path) -> Settings:
     about = files.read_json(path)
     try:
         fields = {name: value for name, value in about["settings"].items() if name not in _RETIRED}
-        fields["strengths"] = [each for each in fields.get("strengths", ()) if each]
+        if isinstance(strengths := fields.setdefault("strengths", ()), list):
+            fields["strengths"] = [each for each in strengths if each != 0]
         # A run of before the strength could be held has the paper's value of what it does not name.
-        several = [each.name for each in dataclasses.fields(Settings) if isinstance(each.default, tuple)]
-        tuples = {name: tuple(fields[name]) for name in several if name in fields}
-        return Settings.paper(**{**fields, **tuples})
+        return Settings.paper(**fields)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedFile(f"{path} does not hold the settings of a search ({files.one_line(error)})") from error
 
