@@ -38,12 +38,20 @@ AUGMENTING = 0.1
 TRAINED = 0.6
 """Of the images, at most this share is trained on: the others judge, and few of them would judge badly."""
 
-ROUNDS = 1.7
-"""Trainings for each contender, on average: all race once, about half of them again, the last few once more."""
+ROUNDS = 1.5
+"""Trainings for each contender, on average: all race once, the best of them again."""
+
+FEWEST_IMAGES = 120
+"""Fewer images than this are not trained on, even where the networks then cannot fit them in time."""
+
+# A network fits its images without augmentation within so many epochs, as measured on 250 to 1,000 images of CIFAR-10
+# and on the silhouettes, and hardly within fewer steps than these.
+_USUAL_LENGTH = {"colour": 64, "grey": 32}
+_LEAST_STEPS = 300
 
 # Images to train on, and the width of the network for colour images; from cheap to dear. Grey ones take half the width.
 _LADDER = (
-    (120, 8), (250, 8), (400, 8), (500, 12), (500, 16), (750, 16), (1000, 16), (1000, 24), (1500, 24), (2000, 24),
+    (120, 8), (180, 12), (250, 16), (350, 16), (500, 16), (750, 16), (1000, 16), (1000, 24), (1500, 24), (2000, 24),
     (2000, 32), (3000, 32), (4000, 32),
 )  # fmt: skip
 _LEAST_RATE_SECONDS = 0.4  # how long the steps of one network are timed
@@ -198,51 +206,76 @@ def _batch_size(images: int) -> int:
 
 
 def _guessed_length(images: int, data: ImageSet) -> int:
-    """Epochs to fit so many images: some 600 steps in colour and 350 in grey, as measured; `find_length` refines it."""
-    steps = 350 if data.images.shape[1] == 1 else 600
-    return max(8, math.ceil(steps / max(1, images // _batch_size(images))))
+    """Epochs to fit so many images; `find_length` refines it."""
+    usual = _USUAL_LENGTH["grey" if data.images.shape[1] == 1 else "colour"]
+    return max(usual, math.ceil(_LEAST_STEPS / max(1, images // _batch_size(images))))
 
 
 def _total(plan: RacePlan) -> float:
-    """Seconds of length and race. Finding the length takes some three times the epochs that it finds."""
-    length = 3 * plan.training_seconds(plan.epochs // MULTIPLE)
+    """Seconds of length and race. Finding the length takes some two times the epochs that it finds."""
+    length = 2 * plan.training_seconds(plan.epochs // MULTIPLE)
     return length + plan.trainings * plan.training_seconds()
+
+
+def affordable_length(plan: RacePlan, *, seconds: float, contenders: int) -> int:
+    """The longest length for which every contender can be trained once, and the best of them again, in ``seconds``."""
+    one = seconds / math.ceil(ROUNDS * contenders) * plan.rate * plan.processes - plan.held_out / 3
+    return max(LENGTHS[0], int(one / plan.train_images / MULTIPLE))
+
+
+def fewer_images(plan: RacePlan, *, images: int) -> RacePlan | None:
+    """The plan with half the images to train on, or None where they are few already.
+
+    Networks that cannot fit their images in the time there is get fewer images, not shorter trainings: short ones
+    favour weak augmentation, and with few images the order of the contenders is about that with all of them.
+
+    Args:
+        plan: whose networks did not fit their images.
+        images: of the data set.
+    """
+    half = max(plan.train_images // 2, FEWEST_IMAGES)
+    if half >= plan.train_images:
+        return None
+    return replace(
+        plan, train_images=half, batch_size=_batch_size(half), held_out=min(images - half, plan.held_out + half)
+    )
 
 
 def find_length(fit_in: Callable[[Sequence[int]], Sequence[float]], *, most: int, at_once: int = 1) -> tuple[int, bool]:
     """Epochs after which a network without augmentation has fitted its images, and whether it has.
 
     Between the last length that is too short and the first that is long enough, the training error is taken to fall as
-    a power of the length.
+    a power of the length; and beyond the last one that is tried, up to ``most``.
 
     Args:
         fit_in: the training accuracy in the last epoch of trainings of so many epochs each.
-        most: epochs that are tried at most.
+        most: epochs that are tried at most, and that a length which is not tried may have.
         at_once: lengths that are tried side by side.
 
     Example:
         >>> find_length(lambda tried: [1 - 1 / epochs for epochs in tried], most=64)
         (64, False)
-        >>> find_length(lambda tried: [1 - 1 / epochs for epochs in tried], most=256)
+        >>> find_length(lambda tried: [1 - 1 / epochs for epochs in tried], most=110)
         (100, True)
     """
     tried = [epochs for epochs in LENGTHS if epochs <= most] or [LENGTHS[0]]
-    before: tuple[int, float] | None = None
+    before: list[tuple[int, float]] = []
     for start in range(0, len(tried), at_once):
         part = tried[start : start + at_once]
         for epochs, accuracy in zip(part, fit_in(part), strict=True):
             if accuracy >= FITTED:
-                return epochs if before is None else _between(before, (epochs, accuracy)), True
-            before = (epochs, accuracy)
-    return tried[-1], False
+                return min(epochs, _on_line(before[-1], (epochs, accuracy))) if before else epochs, True
+            before.append((epochs, accuracy))
+    beyond = _on_line(*before[-2:]) if len(before) > 1 else most + 1
+    return (max(beyond, tried[-1]), True) if beyond <= most else (tried[-1], False)
 
 
-def _between(short: tuple[int, float], long: tuple[int, float]) -> int:
+def _on_line(short: tuple[int, float], long: tuple[int, float]) -> int:
     """The length at which the training error is 1 - `FITTED`, on the line through two points of a log-log plot."""
     (few, low), (many, high) = short, long
     wrong = [math.log(max(1 - accuracy, 1e-4)) for accuracy in (low, high)]
     part = (wrong[0] - math.log(1 - FITTED)) / max(wrong[0] - wrong[1], 1e-9)
-    return math.ceil(few * (many / few) ** min(max(part, 0.0), 1.0) - 1e-6)
+    return math.ceil(few * (many / few) ** min(max(part, 0.0), 20.0) - 1e-6)
 
 
 def with_rate(plan: RacePlan, epochs: int, seconds: float) -> RacePlan:
@@ -272,7 +305,7 @@ def with_length(plan: RacePlan, length: int, fitted: bool, *, seconds: float, co
     """
     longer = replace(plan, epochs=MULTIPLE * length, fitted=fitted)
     affordable = int(seconds / longer.training_seconds())
-    least = contenders + 2
+    least = math.ceil(1.2 * contenders)
     if affordable >= least:
         return replace(longer, trainings=min(affordable, plan.replicates * contenders))
     one = (seconds / least) * plan.rate * plan.processes - plan.held_out / 3

@@ -32,11 +32,13 @@ class Settings:
     contenders: tuple[str, ...] = (
         "none",
         "trivialaugment",
+        "randaugment",
+        "autoaugment-cifar10",
         "uniform",
+        "uniform-2",
         "colour",
         "geometry",
         "calibrated",
-        "calibrated-uniform",
     )
     """What is tried: names of `search.contenders.table`, adversarial (the paper's search), policy files, policy=NAME of
     a shipped one, or module:callable. None given, as in the paper: the adversarial search alone, without a race."""

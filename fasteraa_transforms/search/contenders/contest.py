@@ -119,13 +119,10 @@ def contest(
     plan = notes.plan or _plan(data, crop, rules, count)
     notes.save_plan(plan)
     notes.tell(_plan_in_words(plan, data, rules, count))
+    if plan.fitted is None and rules.epochs is None:
+        plan = _with_length(plan, data, crop, rules, notes, count, rules.seconds - (time.perf_counter() - began))
+        notes.save_plan(plan)
     arena = budget.arena_of(plan, data, crop, rules.seed)
-    with Pool(work, arena, processes=plan.processes).started() as pool:
-        trainings = Trainings(arena, pool, notes.rows, notes.save_row, lambda row: notes.advance(row["wall"]))
-        if plan.fitted is None and rules.epochs is None:
-            plan = _measure_length(plan, trainings, rules, count, rules.seconds - (time.perf_counter() - began))
-            notes.save_plan(plan)
-            arena = budget.arena_of(plan, data, crop, rules.seed)
     notes.tell(_length_in_words(plan))
     with Pool(work, arena, processes=plan.processes).started() as pool:
         trainings = Trainings(arena, pool, notes.rows, notes.save_row, lambda row: notes.advance(row["wall"]))
@@ -154,11 +151,8 @@ def guard_curves(
     began = time.perf_counter()
     plan = notes.plan or _plan(data, crop, rules, networks)
     none = gather(["none"], Material(rules.allowed))
-    with Pool(work, budget.arena_of(plan, data, crop, rules.seed), processes=plan.processes).started() as pool:
-        trainings = Trainings(pool.shared, pool, notes.rows, notes.save_row, lambda row: notes.advance(row["wall"]))
-        if rules.epochs is None:
-            left = rules.seconds - (time.perf_counter() - began)
-            plan = _measure_length(plan, trainings, rules, networks, left)
+    if rules.epochs is None:
+        plan = _with_length(plan, data, crop, rules, notes, networks, rules.seconds - (time.perf_counter() - began))
     with Pool(work, budget.arena_of(plan, data, crop, rules.seed), processes=plan.processes).started() as pool:
         trainings = Trainings(pool.shared, pool, notes.rows, notes.save_row, lambda row: notes.advance(row["wall"]))
         trainings.train_replicates(none[0], range(networks), curves_of=rules.allowed.operations)
@@ -190,23 +184,42 @@ def _plan(data: ImageSet, crop: Crop, rules: Rules, count: int) -> budget.RacePl
     return budget.changed(plan, **changes)
 
 
-def _measure_length(
-    plan: budget.RacePlan, trainings: Trainings, rules: Rules, count: int, seconds: float
+def _with_length(
+    plan: budget.RacePlan, data: ImageSet, crop: Crop, rules: Rules, notes: Notes, count: int, seconds: float
 ) -> budget.RacePlan:
-    none = gather(["none"], Material(rules.allowed))
+    """The plan with the length of its trainings, and with fewer images where the networks cannot fit them in time."""
     began = time.perf_counter()
-
-    def fit_in(tried: Sequence[int]) -> list[float]:
-        trainings.train_lengths(none[0], tried)
-        return [float(trainings.row("none", 0, epochs)["train_accuracy"]) for epochs in tried]  # type: ignore[index]
-
-    most = max(16, int(0.3 * seconds * plan.rate * plan.processes / plan.train_images))
-    length, fitted = budget.find_length(fit_in, most=most, at_once=plan.processes)
-    done = [row for epochs in budget.LENGTHS if (row := trainings.row("none", 0, epochs)) is not None]
-    plan = budget.with_rate(plan, done[-1]["epochs"], done[-1]["seconds"])
+    none = gather(["none"], Material(rules.allowed))[0]
+    while True:
+        arena = budget.arena_of(plan, data, crop, rules.seed)
+        most = budget.affordable_length(plan, seconds=seconds - (time.perf_counter() - began), contenders=count)
+        with Pool(work, arena, processes=plan.processes).started() as pool:
+            trainings = Trainings(arena, pool, notes.rows, notes.save_row, lambda row: notes.advance(row["wall"]))
+            length, fitted = _length(trainings, none, most, plan.processes)
+        done = [row for epochs in budget.LENGTHS if (row := trainings.row("none", 0, epochs)) is not None]
+        plan = budget.with_rate(plan, done[-1]["epochs"], done[-1]["seconds"])
+        fewer = None if fitted or rules.train_images else budget.fewer_images(plan, images=len(data))
+        if fewer is None:
+            break
+        notes.tell(
+            f"{plan.network} does not fit {plan.train_images} images in the time there is; "
+            f"{fewer.train_images} are trained on instead"
+        )
+        plan = fewer
+        notes.save_plan(plan)
     left = seconds - (time.perf_counter() - began)
     longer = budget.with_length(plan, length, fitted, seconds=left, contenders=count)
     return longer if rules.trainings is None else budget.changed(longer, trainings=rules.trainings)
+
+
+def _length(trainings: Trainings, none: Contender, most: int, at_once: int) -> tuple[int, bool]:
+    """Epochs in which networks without augmentation fit their images, and whether they do; see `find_length`."""
+
+    def fit_in(tried: Sequence[int]) -> list[float]:
+        trainings.train_lengths(none, tried)
+        return [float(trainings.row(none.name, 0, epochs)["train_accuracy"]) for epochs in tried]  # type: ignore[index]
+
+    return budget.find_length(fit_in, most=most, at_once=at_once)
 
 
 def _plan_in_words(plan: budget.RacePlan, data: ImageSet, rules: Rules, count: int) -> str:

@@ -49,10 +49,15 @@ class Trainings:
     def row(self, contender: str, replicate: int, epochs: int | None = None) -> Row | None:
         """The row of a training that is done."""
         wanted = self.arena.recipe.epochs if epochs is None else epochs
-        for row in self.rows:
-            if (row["contender"], row["replicate"], row["epochs"]) == (contender, replicate, wanted):
+        for row in self._alike(wanted):
+            if (row["contender"], row["replicate"]) == (contender, replicate):
                 return row
         return None
+
+    def _alike(self, epochs: int) -> list[Row]:
+        """The rows of trainings of so many epochs on as many images as the arena's."""
+        alike = (epochs, self.arena.train_images)
+        return [row for row in self.rows if (row["epochs"], row["train_images"]) == alike]
 
     def train(
         self,
@@ -98,15 +103,14 @@ class Trainings:
 
     def curves(self, contender: str) -> Curves | None:
         """What the networks trained with a contender saw as guards, on average over their replicates."""
-        found = [
-            Curves.from_json(row["curves"]) for row in self.rows if row["contender"] == contender and "curves" in row
-        ]
+        rows = self._alike(self.arena.recipe.epochs)
+        found = [Curves.from_json(row["curves"]) for row in rows if row["contender"] == contender and "curves" in row]
         return Curves.mean(found) if found else None
 
     def of(self, names: Iterable[str]) -> list[Row]:
         """The rows of these contenders, of trainings of the arena's length."""
         chosen = set(names)
-        return [row for row in self.rows if row["contender"] in chosen and row["epochs"] == self.arena.recipe.epochs]
+        return [row for row in self._alike(self.arena.recipe.epochs) if row["contender"] in chosen]
 
 
 def race(

@@ -88,7 +88,7 @@ def run_trial(
     Returns:
         A row for a file: contender and replicate; error, in [0, 1], and loss (cross entropy at the best temperature, in
         nats) on the images held out; ``losses`` and ``errors`` of each of these images, float16 in base 64; accuracy
-        and loss of the last epoch of training; epochs, seconds; and the curves, if asked for.
+        and loss of the last epoch of training; epochs, images, seconds; and the curves, if asked for.
     """
     began = time.perf_counter()
     rest, held = arena.split(replicate)
@@ -117,6 +117,7 @@ def run_trial(
         "train_accuracy": means["accuracy"],
         "train_loss": means["loss"],
         "epochs": recipe.epochs,
+        "train_images": len(rest),
         "held_out": len(held),
         "losses": _packed(loss),
         "errors": _packed(wrong),

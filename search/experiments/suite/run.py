@@ -3,9 +3,10 @@
     python search/experiments/suite/run.py --data FOLDER [--only silhouettes,digits] [--seeds 1] [--minutes 6]
 
 FOLDER holds the image folders that the data sets below name. Every search and every training that is done has its row
-in rows.jsonl beside this file; the same command goes on where it was cut off. For each data set and seed a subset is
-drawn and searched with the default contenders. Then the policy that the search kept and all controls train the same
-network, several times longer than it takes to fit the images, and are tested on the test images.
+in rows.jsonl beside this file, and the policies that were kept lie in policies; the same command goes on where it was
+cut off. For each data set and seed a subset is drawn and searched with the default contenders. Then the policy that the
+search kept and all controls train the same network, several times longer than it takes to fit the images, and are
+tested on the test images.
 """
 
 import argparse
@@ -22,7 +23,9 @@ from fasteraa_transforms.search import Settings, TrainingSettings, compare, open
 from fasteraa_transforms.search.evaluation.controls import Augmentation
 from fasteraa_transforms.search.runtime.hardware import device_name
 
-ROWS = Path(__file__).parent / "rows.jsonl"
+HERE = Path(__file__).parent
+ROWS = HERE / "rows.jsonl"
+POLICIES = HERE / "policies"
 CONTROLS = "none,cutout,random,trivialaugment,randaugment,autoaugment,uniform,colour,geometry"
 
 
@@ -54,6 +57,8 @@ CASES = {
     "solar": Case("solar/train", 650, "resnet9-16", 60, 48),
     "svhn": Case("svhn_first288", 192, "resnet9-16", 150),
     "cifar10": Case("cifar10", 2000, "resnet9-16", 100, flip=True),
+    "cifar100": Case("cifar100_reduced/train", 2000, "resnet9-16", 100, flip=True),
+    "imagenet": Case("imagenet_100x60/train", 2000, "resnet9-16", 100, 64, flip=True),
 }
 
 
@@ -82,7 +87,7 @@ def splits(name: str, data: Path) -> tuple[Any, Any]:
 
         return (torchvision.datasets.CIFAR10(str(data), train=part) for part in (True, False))  # type: ignore[return-value]
     parts = [open_dataset(str(data / case.folder))]
-    test = data / case.folder.replace("train", "test")
+    test = data / case.folder.replace("train", "val" if name == "imagenet" else "test")
     parts.append(open_dataset(str(test)) if "train" in case.folder else None)
     if name in ("silhouettes", "fashion", "solar"):
         parts = [Grey(part) for part in parts]
@@ -105,6 +110,7 @@ def run(name: str, seed: int, data: Path, minutes: float) -> None:
     case = CASES[name]
     train, test = splits(name, data)
     out = Path("runs") / "suite" / f"{name}-{seed}"
+    kept = POLICIES / f"{name}-{seed}.json"
     if not any(row["kind"] == "search" and (row["data"], row["seed"]) == (name, seed) for row in rows()):
         settings = Settings(
             num_images=case.images, image_size=case.size, seed=seed, minutes=minutes, flip=case.flip, padding=4
@@ -113,6 +119,8 @@ def run(name: str, seed: int, data: Path, minutes: float) -> None:
         policy = search(
             train, settings, out=out / "search", name=name, resume=(out / "search" / "checkpoint.pt").exists()
         )
+        POLICIES.mkdir(exist_ok=True)
+        policy.save(kept)
         origin = policy.provenance
         add(
             {
@@ -128,7 +136,7 @@ def run(name: str, seed: int, data: Path, minutes: float) -> None:
                 "hardware": device_name(torch.device("cpu")),
             }
         )
-    policy = Policy.load(out / "search" / "policy.json")
+    policy = Policy.load(kept)
     done = {
         row["augmentation"] for row in rows() if row["kind"] == "test" and (row["data"], row["seed"]) == (name, seed)
     }

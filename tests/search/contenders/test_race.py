@@ -1,6 +1,7 @@
 """The race and its standings, on trainings that are made up; and one that is real."""
 
 import base64
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +44,7 @@ def made_up(contender: str, replicate: int, loss: float, *, noise: float = 0.02,
         "errors": base64.b64encode((losses > loss).astype(np.float16).tobytes()).decode(),
         "held_out": IMAGES,
         "epochs": 1,
+        "train_images": 2,
         "wall": 1.0,
         "seconds": 1.0,
         "train_accuracy": 1.0,
@@ -231,6 +233,54 @@ def test_length_is_found_by_doubling_and_between(at_once: int) -> None:
 
 def test_length_that_is_not_reached_is_said() -> None:
     assert budget.find_length(lambda tried: [0.5] * len(tried), most=20) == (16, False)
+
+
+def test_length_beyond_the_longest_tried_is_on_the_line_through_the_last_two() -> None:
+    asked: list[int] = []
+
+    def fit_in(tried: Sequence[int]) -> list[float]:
+        asked.extend(tried)
+        return [1 - (8 / epochs) ** 2 for epochs in tried]  # 1 % wrong after 80 epochs
+
+    assert budget.find_length(fit_in, most=100) == (80, True)
+    assert asked == [8, 16, 32, 64]
+    assert budget.find_length(fit_in, most=79) == (64, False)
+    assert budget.find_length(lambda tried: [0.9] * len(tried), most=8) == (8, False)
+
+
+def test_fewer_images_leave_more_to_judge_and_not_too_few_to_train_on() -> None:
+    half = budget.fewer_images(_plan(), images=1600)
+    assert half is not None
+    assert (half.train_images, half.held_out, half.epochs) == (250, 1250, 90)
+    least = budget.fewer_images(budget.changed(half, train_images=130), images=1600)
+    assert least is not None
+    assert least.train_images == budget.FEWEST_IMAGES
+    assert budget.fewer_images(least, images=1600) is None
+
+
+def test_a_race_of_the_affordable_length_fits_into_its_seconds() -> None:
+    plan = _plan()
+    length = budget.affordable_length(plan, seconds=600, contenders=10)
+    race = math.ceil(budget.ROUNDS * 10) * plan.training_seconds(budget.MULTIPLE * length)
+    assert 0.95 * 600 < race <= 600
+
+
+def test_networks_that_do_not_fit_get_fewer_images(arena: Arena) -> None:
+    # A length of at most 8 epochs is affordable; with it resnet9-4 fits nothing, so that images are halved twice.
+    rules = Rules(kinds=("none", "uniform"), replicates=1, processes=1, network="resnet9-4", seconds=1.0)
+    told: list[str] = []
+    plans: list[budget.RacePlan] = []
+    planned = budget.RacePlan("resnet9-4", (16, 16), 480, 500, 32, 24, 2, 1, 1, 1000.0)
+    notes = Notes(plan=planned, tell=told.append, save_plan=plans.append)
+    large = load_images(Digits(), num_images=1000, size=(16, 16))
+    outcome = contest(large, arena.crop, rules, notes)
+    counts = [row["train_images"] for row in notes.rows]
+    assert sorted(set(counts), reverse=True) == [480, 240, budget.FEWEST_IMAGES]
+    assert outcome.plan.train_images == counts[-1] == budget.FEWEST_IMAGES
+    assert outcome.plan.fitted is False
+    assert "resnet9-4 does not fit 480 images in the time there is; 240 are trained on instead" in told
+    assert {row["train_images"] for row in outcome.rows} == {budget.FEWEST_IMAGES}
+    assert [plan.train_images for plan in plans][:3] == [480, 240, budget.FEWEST_IMAGES]
 
 
 def test_a_rate_is_that_of_a_whole_training() -> None:
