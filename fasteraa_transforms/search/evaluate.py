@@ -11,10 +11,10 @@ from typing import Annotated
 from fasteraa_transforms.search.data.opening import open_splits
 from fasteraa_transforms.search.data.table import DATASETS
 from fasteraa_transforms.search.evaluation.compare import compare
+from fasteraa_transforms.search.evaluation.conclusions import conclusions
 from fasteraa_transforms.search.evaluation.controls import CONTROLS, parse_augmentations
 from fasteraa_transforms.search.evaluation.settings import TrainingSettings
 from fasteraa_transforms.search.evaluation.table import errors_of, format_table
-from fasteraa_transforms.search.evaluation.verdict import verdict
 from fasteraa_transforms.search.runtime.output import command_line, readable, say
 from fasteraa_transforms.search.runtime.world import RanksLost, exit_with, join
 
@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m fasteraa_
         world.tell(f"error: {error}")
         return 2
     if world.first:
-        say("\n".join(verdict(errors_of(rows), CONTROLS.keys())))
+        say("\n".join(conclusions(errors_of(rows), CONTROLS.keys())))
         say("\n" + format_table(rows, paper=command.paper))
         say(f"\nwrote {out / 'evaluation.html'}, {out / 'table.md'} and {out / 'rows.jsonl'}")
     return 0

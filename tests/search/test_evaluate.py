@@ -41,12 +41,12 @@ from fasteraa_transforms.search.data.masks import IGNORED
 from fasteraa_transforms.search.data.opening import open_splits
 from fasteraa_transforms.search.evaluate import main
 from fasteraa_transforms.search.evaluation.compare import compare
+from fasteraa_transforms.search.evaluation.conclusions import conclusions
 from fasteraa_transforms.search.evaluation.controls import CONTROLS, Augmentation, Case, parse_augmentations
 from fasteraa_transforms.search.evaluation.record import Record
 from fasteraa_transforms.search.evaluation.settings import TrainingSettings
 from fasteraa_transforms.search.evaluation.statistics import Interval, paired_interval, seeds_to_tell
 from fasteraa_transforms.search.evaluation.table import errors_of, format_table
-from fasteraa_transforms.search.evaluation.verdict import verdict
 from fasteraa_transforms.search.networks import table as models
 from fasteraa_transforms.search.networks.fit import Fit, Recipe, cutout, fit, rate_factor
 from fasteraa_transforms.search.networks.table import NETWORKS, make_network, make_pixel_network
@@ -568,11 +568,11 @@ def test_how_many_seeds_would_tell() -> None:
 )
 def test_the_verdict(errors: dict[str, tuple[float, ...]], expected: str) -> None:
     by_seed = {label: dict(enumerate(values)) for label, values in errors.items()}
-    assert verdict(by_seed, CONTROLS.keys()) == [expected]
+    assert conclusions(by_seed, CONTROLS.keys()) == [expected]
 
 
 def test_of_several_policies_each_has_a_sentence_the_best_one_first() -> None:
-    lines = verdict({"worse": {0: 9.0}, "none": {0: 8.0}, "better": {0: 7.0}}, ["none"])
+    lines = conclusions({"worse": {0: 9.0}, "none": {0: 8.0}, "better": {0: 7.0}}, ["none"])
     assert [line.split(" and none")[0] for line in lines] == ["Undecided between better", "Undecided between worse"]
 
 
@@ -620,7 +620,7 @@ def test_all_augmentations_of_a_seed_come_before_the_next(tmp_path: Path) -> Non
         events = EventAccumulator(str(tmp_path / "tensorboard" / f"{name}-seed0")).Reload()
         assert events.Tags()["images"] == pictures
         assert "test/error" in events.Tags()["scalars"]
-    (sentence,) = verdict(errors_of(rows), CONTROLS.keys())
+    (sentence,) = conclusions(errors_of(rows), CONTROLS.keys())
     assert (tmp_path / "table.md").read_text().startswith(sentence)
     page = (tmp_path / "evaluation.html").read_text(encoding="utf-8")
     assert f"<p>{sentence}</p>" in page

@@ -8,7 +8,7 @@ from typing import Any
 from fasteraa_transforms.search import budget
 from fasteraa_transforms.search.contenders import Contender
 from fasteraa_transforms.search.contenders.guard import Curves
-from fasteraa_transforms.search.contenders.race import Row, Trainings, race, work
+from fasteraa_transforms.search.contenders.race import Trainings, TrialRow, race, work
 from fasteraa_transforms.search.contenders.restrict import Allowed
 from fasteraa_transforms.search.contenders.screening import Effect
 from fasteraa_transforms.search.contenders.standings import Standing
@@ -35,9 +35,9 @@ class Notes:
     """
 
     plan: budget.RacePlan | None = None
-    rows: list[Row] = field(default_factory=list)
+    rows: list[TrialRow] = field(default_factory=list)
     save_plan: Callable[[budget.RacePlan], None] = lambda plan: None
-    save_row: Callable[[Row], None] = lambda row: None
+    save_row: Callable[[TrialRow], None] = lambda row: None
     tell: Callable[[str], None] = lambda line: None
     advance: Callable[[float], None] = lambda seconds: None
 
@@ -59,7 +59,7 @@ class Outcome:
     contenders: tuple[Contender, ...]
     standings: tuple[Standing, ...]
     curves: dict[str, Curves]
-    rows: tuple[Row, ...]
+    rows: tuple[TrialRow, ...]
     effects: tuple[Effect, ...] = ()
 
     @property
@@ -128,8 +128,11 @@ def contest(
         trainings = Trainings(arena, pool, notes.rows, notes.save_row, lambda row: notes.advance(row["wall"]))
         wanted = {guard for name in rules.kinds for guard in find_kind(name).guards} | {"none"}
         guards = [each for each in gather(GUARDS, Material(rules.allowed)) if each.name in wanted]
-        trainings.train(guards, 0, curves_of=rules.allowed.operations)
-        curves = {each.name: found for each in guards if (found := trainings.curves(each.name)) is not None}
+        looking = {each.name: rules.allowed.operations for each in guards}
+        # The guards come first; contenders that need none are trained beside them, so that no process waits.
+        at_once = {each.name: each for each in [*guards, *first]}
+        trainings.train(at_once.values(), 0, guards=looking)
+        curves = {name: found for name in looking if (found := trainings.curves(name)) is not None}
         contenders = [*gather(rules.kinds, Material(rules.allowed, curves)), *more(curves, trainings)]
         result = race(trainings, contenders, most=plan.trainings, replicates=plan.replicates, tell=notes.tell)
         rows = trainings.of(each.name for each in contenders)

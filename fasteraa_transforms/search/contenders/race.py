@@ -6,8 +6,9 @@ each operation does to the images held out, from which calibrated policies are m
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from fasteraa_transforms.policy import Policy
@@ -17,12 +18,12 @@ from fasteraa_transforms.search.contenders.standings import Standing, racing, st
 from fasteraa_transforms.search.contenders.trial import Arena, run_trial
 from fasteraa_transforms.search.runtime.pool import Pool
 
-Row = dict[str, Any]
+TrialRow = dict[str, Any]
 
 
 def work(
     arena: Arena, contender: str, text: str | None, replicate: int, curves_of: tuple[str, ...], epochs: int | None
-) -> Row:
+) -> TrialRow:
     """`run_trial` for a worker: the policy is the text of its file."""
     policy = None if text is None else Policy.from_json(text)
     return run_trial(arena, contender, policy, replicate, curves_of=curves_of, epochs=epochs)
@@ -42,11 +43,11 @@ class Trainings:
 
     arena: Arena
     pool: Pool
-    rows: list[Row]
-    keep: Callable[[Row], None]
-    tell: Callable[[Row], None] = lambda row: None
+    rows: list[TrialRow]
+    keep: Callable[[TrialRow], None]
+    tell: Callable[[TrialRow], None] = lambda row: None
 
-    def row(self, contender: str, replicate: int, epochs: int | None = None) -> Row | None:
+    def row(self, contender: str, replicate: int, epochs: int | None = None) -> TrialRow | None:
         """The row of a training that is done."""
         wanted = self.arena.recipe.epochs if epochs is None else epochs
         for row in self._alike(wanted):
@@ -54,7 +55,7 @@ class Trainings:
                 return row
         return None
 
-    def _alike(self, epochs: int) -> list[Row]:
+    def _alike(self, epochs: int) -> list[TrialRow]:
         """The rows of trainings of so many epochs on as many images as the arena's."""
         alike = (epochs, self.arena.train_images)
         return [row for row in self.rows if (row["epochs"], row["train_images"]) == alike]
@@ -64,7 +65,7 @@ class Trainings:
         contenders: Iterable[Contender],
         replicate: int,
         *,
-        curves_of: Sequence[str] = (),
+        guards: Mapping[str, Sequence[str]] = MappingProxyType({}),
         epochs: int | None = None,
     ) -> None:
         """Train a network with each of the contenders that has no row yet.
@@ -72,10 +73,10 @@ class Trainings:
         Args:
             contenders: to train with.
             replicate: number of the split and of all draws.
-            curves_of: operations that the networks look at as guards.
+            guards: names of contenders whose networks look at operations, and at which.
             epochs: length, in place of the arena's.
         """
-        self._run((each, replicate, tuple(curves_of), epochs) for each in contenders)
+        self._run((each, replicate, tuple(guards.get(each.name, ())), epochs) for each in contenders)
 
     def train_lengths(self, contender: Contender, lengths: Iterable[int]) -> None:
         """Train networks of the first replicate with a contender, one of each length in epochs."""
@@ -107,7 +108,7 @@ class Trainings:
         found = [Curves.from_json(row["curves"]) for row in rows if row["contender"] == contender and "curves" in row]
         return Curves.mean(found) if found else None
 
-    def of(self, names: Iterable[str]) -> list[Row]:
+    def of(self, names: Iterable[str]) -> list[TrialRow]:
         """The rows of these contenders, of trainings of the arena's length."""
         chosen = set(names)
         return [row for row in self._alike(self.arena.recipe.epochs) if row["contender"] in chosen]

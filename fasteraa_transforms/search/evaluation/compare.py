@@ -25,7 +25,7 @@ from fasteraa_transforms.search.data.table import find_dataset
 from fasteraa_transforms.search.evaluation.checkpointed import CheckpointedFit
 from fasteraa_transforms.search.evaluation.controls import Augmentation, Case
 from fasteraa_transforms.search.evaluation.publish import Summary, publish
-from fasteraa_transforms.search.evaluation.record import Record, Row, key_of
+from fasteraa_transforms.search.evaluation.record import EvaluationRow, Record, key_of
 from fasteraa_transforms.search.evaluation.settings import TrainingSettings, fitting_model
 from fasteraa_transforms.search.evaluation.splits import SplitsBySeed
 from fasteraa_transforms.search.networks.fit import Augment, Fit
@@ -55,7 +55,7 @@ def compare(
     paper: Mapping[str, float] | None = None,
     command: str | None = None,
     progress: bool = True,
-) -> list[Row]:
+) -> list[EvaluationRow]:
     """Train the same networks with each augmentation, and test each at the end of its last epoch.
 
     All augmentations of a seed come before the next seed. Those of one seed share the first weights, the training
@@ -115,7 +115,7 @@ def compare(
         if not settings.cutout and any(each.label == "cutout" for each in augmentations):
             raise ValueError("cutout should be positive for the control cutout, but got 0 instead")
         evaluation = Evaluation(name, settings, splits, _shape(augmentations), device, record)
-        before: list[Row] = []
+        before: list[EvaluationRow] = []
         if record is not None:
             before, shape = world.from_first(lambda: _prepare(evaluation, record, augmentations, command))
             evaluation = dataclasses.replace(evaluation, shape=shape)
@@ -219,7 +219,7 @@ class Evaluation:
 
 def _prepare(
     evaluation: Evaluation, record: Record, augmentations: Sequence[Augmentation], command: str | None
-) -> tuple[list[Row], tuple[int, int]]:
+) -> tuple[list[EvaluationRow], tuple[int, int]]:
     """Make the folder, or check that what it holds can be added to; its rows, and the shape of its random policies."""
     about = evaluation.about() | {"command": command}
     record.check(about)
@@ -245,11 +245,11 @@ def _prepare(
 def _train_all(
     evaluation: Evaluation,
     trainings: Sequence[tuple[Augmentation, int]],
-    before: list[Row],
+    before: list[EvaluationRow],
     summary: Summary,
     world: World,
     progress: bool,
-) -> list[Row]:
+) -> list[EvaluationRow]:
     """Do the trainings that have no row yet, with the other processes; the rows of all."""
     from tqdm import tqdm
 
@@ -257,12 +257,12 @@ def _train_all(
     done = {key_of(row) for row in before}
     pending = {(each.label, seed): (each, seed) for each, seed in trainings if (each.label, seed) not in done}
     finished = len(trainings) - len(pending)
-    own: list[Row] = []
+    own: list[EvaluationRow] = []
     rows = before
     show = progress and world.first
     with tqdm(total=epochs * len(trainings), initial=epochs * finished, unit="epoch", disable=not show) as bar:
 
-        def collect() -> list[Row]:
+        def collect() -> list[EvaluationRow]:
             """The rows of all ranks by now; of which the first one keeps the record."""
             recorded = [] if record is None else record.rows()
             new = {key_of(row): row for row in (*recorded, *own)}
@@ -293,7 +293,7 @@ def _train_all(
     return rows
 
 
-def _train(evaluation: Evaluation, augmentation: Augmentation, seed: int, bar: Any) -> Row:
+def _train(evaluation: Evaluation, augmentation: Augmentation, seed: int, bar: Any) -> EvaluationRow:
     """One training; its row."""
     settings, record, label = evaluation.settings, evaluation.record, augmentation.label
     split = evaluation.splits.of(seed)
@@ -330,7 +330,7 @@ def _train(evaluation: Evaluation, augmentation: Augmentation, seed: int, bar: A
     policy = augmentation.policy
     searched = None if policy is None else evaluation.splits.searched_on(policy, seed)
     row = {"augmentation": label, "seed": seed, "policy": digest, "searched_test_images": searched} | result
-    plain: Row = files.plain(row)
+    plain: EvaluationRow = files.plain(row)
     return plain
 
 

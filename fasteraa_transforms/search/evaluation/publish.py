@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fasteraa_transforms.search.evaluation.conclusions import conclusions, reference_of
 from fasteraa_transforms.search.evaluation.controls import CONTROLS
 from fasteraa_transforms.search.evaluation.record import Record
 from fasteraa_transforms.search.evaluation.table import errors_of, format_table, table_cells
-from fasteraa_transforms.search.evaluation.verdict import reference_of, verdict
 from fasteraa_transforms.search.report.charts import standalone
 from fasteraa_transforms.search.report.comparison import comparison_page, error_chart
 
@@ -40,9 +40,9 @@ class Summary:
         place = {label: i for i, label in enumerate(self.order)}
         return sorted(rows, key=lambda row: place.get(row["augmentation"], len(place)))
 
-    def verdict(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    def conclusions(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """One sentence for each policy."""
-        return verdict(errors_of(self.ranked(rows)), CONTROLS.keys())
+        return conclusions(errors_of(self.ranked(rows)), CONTROLS.keys())
 
     def peeked(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """A warning for each policy that was searched on test images."""
@@ -52,7 +52,7 @@ class Summary:
     def markdown(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """The content of ``table.md``."""
         paragraphs = [
-            *self.verdict(rows),
+            *self.conclusions(rows),
             *(f"**{warning}**" for warning in self.peeked(rows)),
             format_table(self.ranked(rows), paper=self.paper),
             HOW_TO_READ,
@@ -73,7 +73,7 @@ def publish(record: Record, summary: Summary, rows: Sequence[Mapping[str, Any]])
     chart = error_chart(errors, reference=reference, emphasised=[label for label in errors if label not in CONTROLS])
     text = comparison_page(
         summary.name,
-        verdict=summary.verdict(rows),
+        verdict=summary.conclusions(rows),
         warnings=summary.peeked(rows),
         chart=chart,
         reference=reference,

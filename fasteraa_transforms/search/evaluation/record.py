@@ -12,7 +12,7 @@ from fasteraa_transforms.search.runtime.files import DamagedFile
 from fasteraa_transforms.search.runtime.folder import RunFolder
 from fasteraa_transforms.search.runtime.world import World
 
-Row = dict[str, Any]
+EvaluationRow = dict[str, Any]
 
 NEEDS: dict[str, type | tuple[type, ...]] = {"augmentation": str, "seed": int, "error": (int, float)}
 """What every row has to have."""
@@ -110,7 +110,7 @@ class Record:
         (self.path / "checkpoints").mkdir(exist_ok=True)
         RunFolder(self.path).replace_json(self.settings, about)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[EvaluationRow]:
         """The rows of the first process and of the others.
 
         Raises:
@@ -119,12 +119,12 @@ class Record:
         paths = (self.rows_file, *sorted(self.path.glob("rows-*.jsonl")))
         return list({key_of(row): row for path in paths for row in files.read_rows(path, needs=NEEDS)}.values())
 
-    def write_rows(self, rows: Sequence[Row], rank: int = 0) -> None:
+    def write_rows(self, rows: Sequence[EvaluationRow], rank: int = 0) -> None:
         """Replace the rows of a process."""
         path = self.path / f"rows-{rank}.jsonl" if rank else self.rows_file
         self.replace_text(path, "".join(map(files.to_row, rows)))
 
-    def merge(self, rows: Sequence[Row]) -> None:
+    def merge(self, rows: Sequence[EvaluationRow]) -> None:
         """Leave ``rows`` in one file, from which those of the processes but the first are gone."""
         if parts := list(self.path.glob("rows-*.jsonl")):
             self.write_rows(rows)

@@ -16,8 +16,8 @@ from fasteraa_transforms.search.contenders.guard import Curves, Point
 from fasteraa_transforms.search.contenders.screening import Effect
 from fasteraa_transforms.search.report import plots as pictures
 from fasteraa_transforms.search.report.charts import operation_chart, share_bars, share_chart
-from fasteraa_transforms.search.report.contest import Rows, race_sections, screening_sections
 from fasteraa_transforms.search.report.html import code, dim, document, figure, table
+from fasteraa_transforms.search.report.race_sections import Rows, race_sections, screening_sections
 
 _ORIGINALS, _SAMPLES = 2, 3  # of each sub-policy: so many images, each so often augmented
 _SHOWN = 25  # sub-policies in pictures; the table has all

@@ -16,7 +16,7 @@ Errors = Mapping[str, Mapping[int, float]]
 """Errors in percent: by label, then by seed."""
 
 
-def verdict(errors: Errors, controls: Collection[str]) -> list[str]:
+def conclusions(errors: Errors, controls: Collection[str]) -> list[str]:
     """One sentence for each policy, the best one first: how it stands against the best control.
 
     Args:
@@ -26,7 +26,7 @@ def verdict(errors: Errors, controls: Collection[str]) -> list[str]:
 
     Example:
         >>> errors = {"none": {0: 9.0, 1: 9.2, 2: 9.1}, "mine": {0: 7.0, 1: 7.4, 2: 7.2}}
-        >>> print(*verdict(errors, ["none"]))
+        >>> print(*conclusions(errors, ["none"]))
         mine has fewer errors than none, the only control: 7.20 % against 9.10 % (paired difference −1.90 ± 0.25
         points, 3 seeds).
     """
