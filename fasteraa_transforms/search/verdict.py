@@ -18,6 +18,7 @@ from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.evaluation.statistics import signed
 from fasteraa_transforms.search.report.next_steps import next_steps
 from fasteraa_transforms.search.report.page import changes_nothing, page
+from fasteraa_transforms.search.report.race_sections import Raced
 from fasteraa_transforms.search.runtime.folder import RunFolder
 from fasteraa_transforms.search.runtime.recorder import Recorder
 from fasteraa_transforms.search.settings import Settings
@@ -174,12 +175,9 @@ def write_report(
         verdict=lines,
         images=task.probe,
         metrics=recorder.rows(),
-        race=outcome.rows,
-        kept=outcome.kept.name,
-        behind={each.contender: (each.error_behind, each.error_half_width) for each in outcome.standings[1:]},
+        race=Raced(outcome.rows, outcome.standings, outcome.effects),
         curves=outcome.curves.get("none"),
         tried=tried,
-        effects=outcome.effects,
         next_steps=next_steps(
             folder.path,
             task.source,

@@ -8,6 +8,7 @@ import math
 import re
 import xml.etree.ElementTree
 from collections import Counter
+from collections.abc import Sequence
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -30,7 +31,7 @@ from fasteraa_transforms.search.__main__ import main
 from fasteraa_transforms.search.contenders import contest
 from fasteraa_transforms.search.contenders.guard import Curves, Point
 from fasteraa_transforms.search.contenders.screening import Effect
-from fasteraa_transforms.search.contenders.standings import Standing
+from fasteraa_transforms.search.contenders.standings import Standing, standings
 from fasteraa_transforms.search.contenders.table import Material, gather
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
@@ -40,6 +41,7 @@ from fasteraa_transforms.search.report import page as report
 from fasteraa_transforms.search.report.charts import Bar, bar_chart, operation_chart, share_bars, standalone
 from fasteraa_transforms.search.report.comparison import comparison_page, error_chart
 from fasteraa_transforms.search.report.next_steps import next_steps
+from fasteraa_transforms.search.report.race_sections import Raced
 from fasteraa_transforms.search.runtime.files import read_rows
 
 ROOT = Path(__file__).parents[2]
@@ -288,14 +290,21 @@ def test_of_many_sub_policies_some_are_in_pictures_and_all_in_the_table() -> Non
 
 def race_rows(errors: dict[str, tuple[float, ...]]) -> list[dict[str, Any]]:
     return [
-        {"contender": name, "replicate": i, "error": value / 100, "loss": value / 50, "losses": "more", "seconds": 1}
+        {"contender": name, "replicate": i, "error": value / 100, "loss": value / 50, "seconds": 1}
         for name, values in errors.items()
         for i, value in enumerate(values)
     ]
 
 
-def race_page(errors: dict[str, tuple[float, ...]], **options: Any) -> tuple[str, Page]:
-    text = report.page(some_policy(), verdict=VERDICT, images=pixels(2, 3, 8, 8), race=race_rows(errors), **options)
+def race_page(
+    errors: dict[str, tuple[float, ...]],
+    effects: Sequence[Effect] = (),
+    standing: Sequence[Standing] | None = None,
+    **options: Any,
+) -> tuple[str, Page]:
+    rows = race_rows(errors)
+    raced = Raced(rows, standings(rows) if standing is None else standing, effects)
+    text = report.page(some_policy(), verdict=VERDICT, images=pixels(2, 3, 8, 8), race=raced, **options)
     page = Page(text)
     page.rawdata_whole = text
     return text, page
@@ -311,31 +320,34 @@ def test_the_race_as_bars_and_as_a_table() -> None:
     head, *rows = page.tables()[0]
     kept = escape(f"mine {NASTY}")
     assert head == ["contender", "networks", "error, %", f"− {kept}", "cross entropy"]
-    # Differences 1.0, 0.9, 1.1 of deviation 0.1: 1.00 ± 4.303 · 0.1 / √3.
+    # Differences 1.0, 0.9, 1.1: a training deviates by 0.1 / √2, of 2 degrees of freedom; with the prior's 4 of them
+    # the half width is 2.447 · 0.1 / √3. "early" has the first replicate alone, in which it is 6.0 behind.
     assert rows == [
-        [kept, "3", "3.20 ± 0.26", "", "0.064"],
-        ["none", "3", "4.20 ± 0.20", "+1.00 ± 0.25", "0.084"],
-        ["early", "1", "9.00", "+6.00", "0.180"],
+        [kept, "3", "3.20", "", "0.064"],
+        ["none", "3", "4.20", "+1.00 ± 0.14", "0.084"],
+        ["early", "1", "9.20", "+6.00 ± 0.24", "0.184"],
     ]
     svg, _ = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    assert "4.20 % +1.00 ± 0.25" in svg
+    assert "4.20 % +1.00 ± 0.14" in svg
     assert "3.20 %</text>" in svg
-    assert "9.00 % +6.00<" in svg
+    assert "9.20 % +6.00 ± 0.24<" in svg
     assert "currentColor" in svg
     assert "nan" not in text
     assert "inf" not in svg
 
 
-def test_intervals_of_a_race_may_be_given() -> None:
-    behind = {"none": (0.011, 0.004), "early": (0.05, 0.02)}
-    _, page = race_page(RACE, behind=behind, kept=f"mine {NASTY}")
-    assert [row[3] for row in page.tables()[0][2:]] == ["+1.10 ± 0.40", "+5.00 ± 2.00"]
+def test_an_interval_that_is_not_known_is_left_out() -> None:
+    unknown = [Standing("a", 1, 0.03, 0.1, 0, 0, 0, 0), Standing("b", 1, 0.05, 0.2, 0.1, math.inf, 0.02, math.inf)]
+    text, page = race_page({"a": (3.0,), "b": (5.0,)}, standing=unknown)
+    assert [row[3] for row in page.tables()[0][1:]] == ["", "+2.00"]
+    assert "inf" not in "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
 
 
 def test_the_one_that_is_kept_comes_first_whatever_its_error() -> None:
-    _, page = race_page(RACE, kept="none")
-    assert [row[0] for row in page.tables()[0][1:]] == ["none", escape(f"mine {NASTY}"), "early"]
-    assert page.tables()[0][2][3] == "−1.00 ± 0.25"
+    by_loss = [Standing("a", 1, 0.05, 0.1, 0, 0, 0, 0), Standing("b", 1, 0.03, 0.2, 0.1, 0.2, -0.02, 0.01)]
+    _, page = race_page({"a": (5.0,), "b": (3.0,)}, standing=by_loss)
+    assert [row[0] for row in page.tables()[0][1:]] == ["a", "b"]
+    assert page.tables()[0][2][3] == "−2.00 ± 1.00"
 
 
 EFFECTS = [Effect("sample_pairing", -0.05, 0.02), Effect("rotate", -0.001, 0.02), Effect("invert", 0.03, 0.02)]

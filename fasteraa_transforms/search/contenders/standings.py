@@ -34,8 +34,9 @@ class Standing:
     Attributes:
         contender: its name.
         replicates: how many networks were trained with it.
-        error: mean error on images held out, in [0, 1], over its replicates.
-        loss: mean cross entropy on them, in nats.
+        error: mean error on images held out, in [0, 1], on the replicates of the leader: where it has fewer of them,
+            the leader's mean and what it is behind. So contenders that dropped out early can be compared.
+        loss: mean cross entropy on them, in nats, likewise.
         behind: its cross entropy minus the leader's, over the replicates that both have.
         half_width: the 95 % interval of ``behind`` is behind ± half_width; 0 for the leader.
         error_behind: its error minus the leader's, over the same replicates.
@@ -95,9 +96,10 @@ def standings(rows: Rows) -> list[Standing]:
             differences = [mine[i][field] - by_name[leader][i][field] for i in shared]
             width = 0.0 if name == leader else _half_width(mine, by_name[leader], shared, spread[field], field)
             fields[field] = (statistics.fmean(differences) if differences else math.nan, width)
-        result.append(
-            Standing(name, len(mine), mean(name, "error"), mean(name, "loss"), *fields["loss"], *fields["error"])
+        error, loss = (
+            mean(leader, field) + fields[field][0] if shared else mean(name, field) for field in ("error", "loss")
         )
+        result.append(Standing(name, len(mine), error, loss, *fields["loss"], *fields["error"]))
     return sorted(result, key=lambda each: (each.contender != leader, each.behind))
 
 

@@ -13,11 +13,10 @@ from fasteraa_transforms.policy import Candidate, Policy
 from fasteraa_transforms.policy.pictures import describe
 from fasteraa_transforms.policy.text import physical_text
 from fasteraa_transforms.search.contenders.guard import Curves, Point
-from fasteraa_transforms.search.contenders.screening import Effect
 from fasteraa_transforms.search.report import plots as pictures
 from fasteraa_transforms.search.report.charts import operation_chart, share_bars, share_chart
 from fasteraa_transforms.search.report.html import code, dim, document, figure, table
-from fasteraa_transforms.search.report.race_sections import Rows, race_sections, screening_sections
+from fasteraa_transforms.search.report.race_sections import Raced, race_sections
 
 _ORIGINALS, _SAMPLES = 2, 3  # of each sub-policy: so many images, each so often augmented
 _SHOWN = 25  # sub-policies in pictures; the table has all
@@ -29,13 +28,10 @@ def page(
     verdict: Sequence[str],
     images: Tensor,
     metrics: Sequence[dict[str, Any]] = (),
-    race: Rows = (),
-    kept: str | None = None,
-    behind: Mapping[str, tuple[float, float]] | None = None,
+    race: Raced | None = None,
     curves: Curves | None = None,
     budget: float = 0.1,
     tried: Mapping[str, Policy] | None = None,
-    effects: Sequence[Effect] = (),
     next_steps: Sequence[tuple[str, str]] = (),
     source: Mapping[str, Any] | None = None,
 ) -> str:
@@ -49,14 +45,10 @@ def page(
         images: uint8 [N, C, H, W] to show policies on, the first two of them. Of more than three channels the first
             three are shown, of two the first.
         metrics: the rows of ``metrics.jsonl``, of an adversarial search.
-        race: rows with ``contender``, ``replicate``, ``error`` in [0, 1] on held-out images, and ``loss``.
-        kept: the contender that is kept; that of the smallest error if None.
-        behind: error of each contender minus that of the kept one and half of its interval, both in [0, 1]; by the
-            paired differences of ``race`` if None.
+        race: what a race found.
         curves: what a guard saw.
         budget: fraction of the accuracy that an operation may lose.
         tried: policies that were tried, by name; shown where ``policy`` changes nothing.
-        effects: what a screening found of each operation.
         next_steps: what to do next: a sentence, and what to copy.
         source: how the dataset was opened.
 
@@ -71,8 +63,7 @@ def page(
     settings = list(_flat(facts))
     sections = [
         *_next(next_steps),
-        *(race_sections(race, kept, behind) if race else []),
-        *(screening_sections(effects) if effects else []),
+        *(race_sections(race) if race else []),
         *(operation_sections(curves, budget) if curves else []),
         *(_tried(tried or {}, images) if changes_nothing(policy) else _pictures(policy, images)),
         *(_course(policy, metrics) if metrics else []),

@@ -1,93 +1,85 @@
 """What was tried: the race as bars with intervals, and what a screening found of each operation."""
 
-import statistics
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fasteraa_transforms.search.contenders.screening import Effect
-from fasteraa_transforms.search.evaluation.statistics import Compared, compared_with, signed
+from fasteraa_transforms.search.contenders.standings import Standing
+from fasteraa_transforms.search.evaluation.statistics import signed
 from fasteraa_transforms.search.report.charts import Bar, bar_chart, effect_chart
 from fasteraa_transforms.search.report.html import dim, table
 
-Rows = Sequence[Mapping[str, Any]]
+
+@dataclass(frozen=True)
+class Raced:
+    """What a race found, as a report shows it.
+
+    Attributes:
+        rows: with ``contender`` and ``error``, in [0, 1] on held-out images; one for each network.
+        standings: of the contenders, the kept one first.
+        effects: what a screening found of each operation.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    standings: Sequence[Standing]
+    effects: Sequence[Effect] = ()
 
 
-def race_sections(
-    rows: Rows, kept: str | None = None, behind: Mapping[str, tuple[float, float]] | None = None
-) -> list[str]:
-    """Bars of held-out errors with intervals, and the numbers as a table; arguments as of `page`."""
-    errors: dict[str, dict[int, float]] = {}
-    losses: dict[str, list[float]] = {}
-    for row in rows:
-        errors.setdefault(row["contender"], {})[row["replicate"]] = 100 * row["error"]
-        losses.setdefault(row["contender"], []).append(row["loss"])
-    most = max(map(len, errors.values()))
-    means = {name: statistics.fmean(values.values()) for name, values in errors.items()}
-    if kept not in errors:
-        kept = min((name for name in errors if len(errors[name]) == most), key=means.__getitem__)
-    compared = sorted(compared_with(kept, errors), key=lambda each: (each.label != kept, each.mean))
-    intervals = {each.label: _interval(each, kept, behind) for each in compared}
+def race_sections(raced: Raced) -> list[str]:
+    """Bars of held-out errors with intervals, the numbers as a table, and the effects of a screening."""
+    kept, *others = raced.standings
+    ranked = [kept, *sorted(others, key=lambda each: each.error)]
+    errors: dict[str, list[float]] = {}
+    for row in raced.rows:
+        errors.setdefault(row["contender"], []).append(100 * row["error"])
     bars = [
         Bar(
-            each.label,
-            each.mean,
-            each.values,
-            None if intervals[each.label] is None else intervals[each.label][1],  # type: ignore[index]
-            _difference(intervals[each.label]),
-            emphasised=each.label == kept,
+            each.contender,
+            100 * each.error,
+            errors.get(each.contender, ()),
+            None if each is kept else 100 * each.error_half_width,
+            _difference(each, kept),
+            emphasised=each is kept,
         )
-        for each in compared
+        for each in ranked
     ]
-    chart = bar_chart(bars, reference=means[kept], title=f"Errors on held-out images; {kept} is kept")
+    name = kept.contender
+    chart = bar_chart(bars, reference=100 * kept.error, title=f"Errors on held-out images; {name} is kept")
     return [
         "<h2>What was tried</h2>",
         f'<div class="bars">{chart}</div>',
         dim(
             "Errors on images that the networks were not trained on: the mean, and small each network's. The dashed "
-            f"line is {kept}. Behind a mean stand the paired difference to it and its 95 % interval, in points; a bar "
-            "that does not reach the line is told apart."
+            f"line is {name}. Behind a mean stand the paired difference to it and its 95 % interval, in points; a bar "
+            f"that does not reach the line is told apart. The mean of a contender with fewer networks than {name} is "
+            "that of the line and the difference, since splits of the images differ."
         ),
         table(
-            ("contender", "networks", "error, %", f"− {kept}", "cross entropy"),
+            ("contender", "networks", "error, %", f"− {name}", "cross entropy"),
             (
                 (
-                    each.label,
-                    len(each.values),
-                    _mean(each.values),
-                    _difference(intervals[each.label]),
-                    f"{statistics.fmean(losses[each.label]):.3f}",
+                    each.contender,
+                    each.replicates,
+                    f"{100 * each.error:.2f}",
+                    _difference(each, kept),
+                    f"{each.loss:.3f}",
                 )
-                for each in compared
+                for each in ranked
             ),
             numbers=(1, 2, 3, 4),
         ),
+        *(screening_sections(raced.effects) if raced.effects else []),
     ]
 
 
-def _interval(
-    compared: Compared, kept: str, behind: Mapping[str, tuple[float, float]] | None
-) -> tuple[float, float | None] | None:
-    """Difference to the kept contender and half of its interval, in percentage points; None for itself."""
-    if compared.label == kept:
-        return None
-    if behind is not None and compared.label in behind:
-        mean, width = behind[compared.label]
-        return 100 * mean, 100 * width
-    if compared.difference is None:
-        return None
-    return compared.difference.mean, compared.difference.half_width if compared.difference.n > 1 else None
-
-
-def _difference(interval: tuple[float, float | None] | None) -> str:
-    if interval is None:
+def _difference(standing: Standing, kept: Standing) -> str:
+    """Difference to the kept contender and half of its interval, in percentage points."""
+    if standing is kept:
         return ""
-    mean, width = interval
-    return signed(mean) if width is None else f"{signed(mean)} ± {width:.2f}"
-
-
-def _mean(values: Sequence[float]) -> str:
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.2f}{deviation}"
+    mean, width = 100 * standing.error_behind, 100 * standing.error_half_width
+    return f"{signed(mean)} ± {width:.2f}" if math.isfinite(width) else signed(mean)
 
 
 def screening_sections(effects: Sequence[Effect]) -> list[str]:

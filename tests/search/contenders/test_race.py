@@ -57,6 +57,15 @@ def test_leader_is_the_smallest_loss_of_those_with_most_replicates() -> None:
     assert standings(rows)[0].contender == "b"
 
 
+def test_who_has_fewer_networks_is_compared_on_the_splits_of_the_leader() -> None:
+    rows = [made_up("a", i, 1.0 + i) for i in range(3)]  # later splits are harder
+    rows += [made_up("b", 0, 1.6)]
+    a, b = standings(rows)
+    assert a.error == pytest.approx(sum(row["error"] for row in rows[:3]) / 3)
+    assert b.error - a.error == pytest.approx(b.error_behind) == pytest.approx(rows[3]["error"] - rows[0]["error"])
+    assert b.loss - a.loss == pytest.approx(b.behind) == pytest.approx(rows[3]["loss"] - rows[0]["loss"])
+
+
 def test_intervals_cover_the_true_difference() -> None:
     covered = []
     for seed in range(200):
