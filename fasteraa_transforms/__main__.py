@@ -31,7 +31,7 @@ SEARCHING = {
 _EXAMPLES = """\
 examples:
   fasteraa search photos/ --minutes 10 --out runs/photos
-  fasteraa evaluate photos/ --policies none,trivialaugment,mine=runs/photos/policy.json
+  fasteraa evaluate photos/ --policies none,mine=runs/photos/policy.json
   fasteraa show runs/photos/policy.json photo.jpg --out page.html
 """
 

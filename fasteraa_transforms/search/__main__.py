@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from fasteraa_transforms.search.contenders.table import CONTENDERS
 from fasteraa_transforms.search.data.source import (
     absolute,
     check_consent,
@@ -24,6 +25,7 @@ from fasteraa_transforms.search.run import search
 from fasteraa_transforms.search.runtime.failures import SearchFailed
 from fasteraa_transforms.search.runtime.files import DamagedFile, read_json
 from fasteraa_transforms.search.runtime.folder import RunFolder, read_settings
+from fasteraa_transforms.search.runtime.help import Group, Guide
 from fasteraa_transforms.search.runtime.output import say
 from fasteraa_transforms.search.runtime.world import RanksLost, exit_with, join
 from fasteraa_transforms.search.settings import PRESETS, Settings
@@ -35,9 +37,55 @@ except ImportError as error:
 from fasteraa_transforms.search.runtime.arguments import parse
 
 _DATASET = (
-    f"{'; '.join(f'{name}: {row.summary}' for name, row in DATASETS.items())}; a folder with one folder of images a "
-    "class, with images and masks, or with train and val of these; or module:callable, where it takes nothing "
-    "and returns a dataset of (image, label) or (image, mask). None: digits."
+    "Name of a data set; a folder with one folder of images for each class, with images and masks, or with train and "
+    "val of these; or module:callable, which takes nothing and returns a dataset of (image, label) or (image, mask). "
+    "None: digits."
+)
+
+GUIDE = Guide(
+    examples={
+        "digits --minutes 3": "the handwritten digits of scikit-learn, which need no download",
+        "photos/ --minutes 10 --out runs/photos": "a folder with one folder of images for each class",
+        "--resume runs/photos": "go on after a break",
+    },
+    groups=(
+        Group(
+            "data",
+            (
+                *("DATASET", "dataset", "shards", "data-dir", "download", "num-images", "balanced", "image-size"),
+                *("padding", "flip", "ignore-label", "skip-broken"),
+            ),
+            "Data sets by name:",
+            {name: row.summary for name, row in DATASETS.items()},
+        ),
+        Group(
+            "what to try",
+            ("contenders", "operations", "exclude", "max-magnitude"),
+            "Contenders by name:",
+            {name: kind.summary for name, kind in CONTENDERS.items()}
+            | {"adversarial": "the search of Faster AutoAugment (Hataya et al. 2020)"},
+        ),
+        Group("budget", ("minutes", "trainings", "replicates", "race-epochs", "race-images", "processes")),
+        Group("network and hardware", ("network", "device", "precision", "graphs")),
+        Group("folder and start", ("out", "resume", "name", "description", "preset", "settings", "seed")),
+        Group(
+            "advanced (adversarial search)",
+            (
+                *("start", "epochs", "batch-size", "sub-policies", "stages", "objective", "critic", "guard"),
+                *("classifier-epochs", "strengths", "multiplier-rate", "policy-learning-rate", "critic-learning-rate"),
+                *("betas", "classification-weight", "gradient-penalty-weight", "penalty-every", "temperature"),
+                *("selection-temperature", "sample-selection", "chunk-size", "prune", "affinity-diversity"),
+            ),
+            "Used with --preset paper, and where adversarial is among the contenders.",
+        ),
+    ),
+    texts={
+        "contenders": "What is tried: names from above, policy files, policy=NAME of a shipped policy, or "
+        "module:callable. None given, as in the paper: the adversarial search alone, without a race.",
+        "network": "Network of the race: resnet9-WIDTH, or another that fasteraa evaluate has for --model; none: a "
+        "resnet9 as wide as the time allows.",
+        "objective": "What the search lowers: wasserstein, the paper's; gradient-matching; or module:callable.",
+    },
 )
 
 
@@ -54,12 +102,12 @@ class Command:
 
     images: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(name="dataset", help=_DATASET)] = None
     dataset: str | None = None
-    """The same as a flag."""
+    """The dataset, as an option."""
     shards: tuple[str, ...] = ()
     """In place of a dataset: webdataset shards, each sample an image and a .cls (extra webdataset)."""
     name: str | None = None
-    """Name of the policy; none: that of the dataset. If digits, cifar10, …, it is searched as that one."""
-    description: str | None = None
+    """Name of the policy; none: that of the dataset. If digits, cifar10, ..., it is searched as that one."""
+    description: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
     """Which images these are, in words; the policy's provenance keeps it."""
     out: Path | None = None
     """Folder of the run; none: runs/ and the name."""
@@ -131,7 +179,7 @@ def _parse(arguments: list[str] | None, prog: str = "python -m fasteraa_transfor
     if known.settings is not None:
         settings = read_settings(known.settings)
     default = Command(settings=settings)
-    return parse(Command, prog=prog, arguments=arguments, default=default)
+    return parse(Command, GUIDE, prog=prog, arguments=arguments, default=default)
 
 
 def _source(command: Command) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from fasteraa_transforms.search.evaluation.conclusions import conclusions
 from fasteraa_transforms.search.evaluation.controls import CONTROLS, parse_augmentations
 from fasteraa_transforms.search.evaluation.settings import TrainingSettings
 from fasteraa_transforms.search.evaluation.table import errors_of, format_table
+from fasteraa_transforms.search.networks.table import NETWORKS
+from fasteraa_transforms.search.runtime.help import Group, Guide
 from fasteraa_transforms.search.runtime.output import command_line, readable, say
 from fasteraa_transforms.search.runtime.world import RanksLost, exit_with, join
 
@@ -26,13 +28,45 @@ from fasteraa_transforms.search.runtime.arguments import parse
 
 _POLICIES = (
     "Controls, shipped policies and policy files, separated by commas; label=FILE gives one a name of its own in the "
-    "table. Controls: " + "; ".join(f"{name}: {control.summary}" for name, control in CONTROLS.items()) + "."
+    "table."
+)
+_DATASET = (
+    "Name of a data set; a folder with one folder of images for each class, or one that holds train and test (or val) "
+    "of these; or module:callable, which takes nothing and returns a dataset of (image, label)."
 )
 
-
-_DATASET = (
-    f"{', '.join(DATASETS)} (digits needs no file), a folder with one folder of images a class, one that holds train "
-    "and test (or val), or module:callable."
+GUIDE = Guide(
+    examples={
+        "digits --train-images 150 --batch-size 50": "the controls alone, on handwritten digits",
+        "photos/ --policies none,mine=runs/photos/policy.json": "whether the policy of a search helps",
+        "cifar10 --download --policies none,cifar10 --seeds 5": "a shipped policy on the data set it was searched on",
+    },
+    groups=(
+        Group(
+            "data",
+            ("DATASET", "data-dir", "download", "train-images", "split-seed", "image-size", "padding", "flip"),
+            "Data sets by name:",
+            {name: row.summary for name, row in DATASETS.items()},
+        ),
+        Group(
+            "what to compare",
+            ("policies", "seeds", "cutout", "cutout-after", "paper"),
+            "Controls by name:",
+            {name: control.summary for name, control in CONTROLS.items()},
+        ),
+        Group(
+            "network and training",
+            ("model", "epochs", "batch-size", "learning-rate", "weight-decay", "warmup", "gradient-clip"),
+            "Networks by name:",
+            {name: row.summary for name, row in NETWORKS.items()},
+        ),
+        Group("folder and hardware", ("out", "device", "precision", "compile")),
+    ),
+    texts={
+        "model": "A name from above, one of torchvision's, or module:callable, which takes the numbers of channels and "
+        "of classes; none: small for digits and images of up to 16 pixels, for larger ones on a CPU resnet9, else "
+        "wrn40_2 up to 64 pixels, then resnet50.",
+    },
 )
 
 
@@ -57,8 +91,8 @@ class Command:
     """Where torchvision's datasets are, or are downloaded to."""
     download: bool = False
     """Let torchvision download the dataset (not possible for imagenet)."""
-    paper: dict[str, float] = field(default_factory=dict)
-    """Published errors in percent, for a column of the table: label error label error …"""
+    paper: Annotated[dict[str, float], tyro.conf.arg(metavar="LABEL ERROR ...")] = field(default_factory=dict)
+    """Published errors in percent, for a column of the table."""
     settings: Annotated[TrainingSettings, tyro.conf.arg(name="")] = field(default_factory=TrainingSettings)
 
 
@@ -70,7 +104,7 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m fasteraa_
     world = join()
     try:
         with world.quiet():
-            command = parse(Command, prog=prog, arguments=arguments)
+            command = parse(Command, GUIDE, prog=prog, arguments=arguments)
     except ValueError as error:  # a setting out of its range
         world.tell(f"error: {error}")
         return 2

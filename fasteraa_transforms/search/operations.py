@@ -16,6 +16,7 @@ from fasteraa_transforms.search.data.opening import open_dataset
 from fasteraa_transforms.search.data.source import make_source, name_of
 from fasteraa_transforms.search.fields import FRACTION, POSITIVE, check_number
 from fasteraa_transforms.search.report.page import operation_lines, operations_page
+from fasteraa_transforms.search.runtime.help import SHOW_HELP, described, formatter
 from fasteraa_transforms.search.runtime.output import in_a_line, say
 from fasteraa_transforms.search.settings import Settings
 from fasteraa_transforms.search.task import load_task
@@ -74,23 +75,46 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {in_a_line(message)}; --help says more\n")
 
 
+_EXAMPLES = {
+    "digits": "the handwritten digits of scikit-learn, which need no download",
+    "photos/ --minutes 5 --out runs/photos-operations": "a folder with one folder of images for each class",
+    "photos/ --operations rotate shear_x --budget 0.05": "two operations, up to a loss of 5 % of the accuracy",
+}
+
+
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = _Parser(prog=prog, description=__doc__.partition(": ")[2], allow_abbrev=False)
-    parser.add_argument("dataset", nargs="?", default="digits", help="as for the search (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("runs/operations"), help="folder to write (%(default)s)")
-    parser.add_argument("--minutes", type=float, default=2.0, help="that it may take (%(default)s)")
-    parser.add_argument("--budget", type=float, default=0.1, help="fraction of the accuracy to lose (%(default)s)")
-    parser.add_argument("--operations", nargs="*", default=(), metavar="NAME", help="the only ones to look at")
-    parser.add_argument("--exclude", nargs="*", default=(), metavar="NAME", help="operations to leave out")
-    parser.add_argument("--num-images", type=int, help="size of the random subset")
-    parser.add_argument("--image-size", type=int, help="side that images are resized and cropped to")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="of torchvision's datasets (%(default)s)")
-    parser.add_argument("--networks", type=int, default=3, help="that are trained (%(default)s)")
-    parser.add_argument("--network", help="name of the network, such as resnet9-16")
-    parser.add_argument("--epochs", type=int, help="length of each training")
-    parser.add_argument("--processes", type=int, help="trainings side by side")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, … (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of all draws (%(default)s)")
+    parser = _Parser(
+        prog=prog,
+        usage=f"{prog} [DATASET] [OPTIONS]",
+        description=described("Measure w" + __doc__.partition(": w")[2], _EXAMPLES, prog),
+        formatter_class=formatter,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    data = parser.add_argument_group("data").add_argument
+    data("dataset", nargs="?", default="digits", metavar="DATASET", help="As for fasteraa search. (default: digits)")
+    torchvision = "Where torchvision's datasets are. (default: data)"
+    data("--data-dir", type=Path, default=Path("data"), metavar="PATH", help=torchvision)
+    data("--num-images", type=int, metavar="N", help="Size of the random subset; none: as for the search.")
+    data("--image-size", type=int, metavar="N", help="Side in pixels that images are resized and cropped to.")
+    what = parser.add_argument_group("what to try").add_argument
+    what("--operations", nargs="*", default=(), metavar="NAME", help="The only operations to look at; none: all 17.")
+    what("--exclude", nargs="*", default=(), metavar="NAME", help="Operations to leave out.")
+    lost = "Share of the accuracy that an operation may cost. (default: 0.1)"
+    what("--budget", type=float, default=0.1, metavar="X", help=lost)
+    time = parser.add_argument_group("time").add_argument
+    time("--minutes", type=float, default=2.0, metavar="X", help="Minutes that it may take. (default: 2)")
+    time("--networks", type=int, default=3, metavar="N", help="How many networks are trained. (default: 3)")
+    time("--epochs", type=int, metavar="N", help="Length of each training; none: as the minutes allow.")
+    time("--processes", type=int, metavar="N", help="Trainings side by side; none: one for each thread of PyTorch's.")
+    network = parser.add_argument_group("network and hardware").add_argument
+    network("--network", metavar="NAME", help="Such as resnet9-16; none: a resnet9 as wide as the minutes allow.")
+    network("--device", default="auto", metavar="NAME", help="cpu, cuda, ...; auto: cuda where there is one.")
+    run = parser.add_argument_group("folder and start").add_argument
+    folder = "Folder to write. (default: runs/operations)"
+    run("--out", type=Path, default=Path("runs/operations"), metavar="PATH", help=folder)
+    run("--seed", type=int, default=0, metavar="N", help="Of all draws. (default: 0)")
+    parser.add_argument_group("other options").add_argument("-h", "--help", action="help", help=SHOW_HELP)
     return parser
 
 

@@ -5,32 +5,37 @@ import io
 import re
 import sys
 from contextlib import redirect_stderr
-from dataclasses import fields, is_dataclass
 from typing import Any, NoReturn, TypeVar
 
 import tyro
 
+from fasteraa_transforms.search.runtime.help import Guide, help_text, options_of
 from fasteraa_transforms.search.runtime.output import in_a_line, say
 
 T = TypeVar("T")
 
 
-def parse(kind: type[T], *, prog: str, arguments: list[str] | None, default: T | None = None) -> T:
+def parse(kind: type[T], guide: Guide, *, prog: str, arguments: list[str] | None, default: T | None = None) -> T:
     """The command of a command line. A mistake ends the process with status 2 and one line on stderr.
 
     Args:
         kind: dataclass of the command.
+        guide: what its help says.
         prog: how the command is called.
         arguments: its words; None takes those of the process.
         default: where its values start.
     """
+    words = sys.argv[1:] if arguments is None else arguments
+    if {"-h", "--help"} & set(words):
+        say(help_text(kind, guide, prog=prog, default=default).rstrip())
+        sys.exit(0)
     told = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # without an encoding, tyro draws its boxes in ASCII
     start: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with redirect_stderr(told):
-            command, unknown = tyro.cli(kind, prog=prog, args=arguments, return_unknown_args=True, **start)
+            command, unknown = tyro.cli(kind, prog=prog, args=words, return_unknown_args=True, add_help=False, **start)
     except SystemExit as stop:
-        if stop.code in (0, None):  # --help
+        if stop.code in (0, None):  # a script that completes words in a shell
             raise
         told.seek(0)
         _refuse(_message(told.read()))
@@ -77,14 +82,6 @@ def _unknown(words: list[str], kind: type) -> str:
     if word is None:
         return f"unexpected argument {in_a_line(words[0])}"
     name = word.partition("=")[0].lstrip("-")
-    near = difflib.get_close_matches(name.replace("_", "-"), _names(kind), n=1)
+    names = [option.name for option in options_of(kind)]
+    near = difflib.get_close_matches(name.replace("_", "-"), names, n=1)
     return f"unknown option {in_a_line(word)}" + (f"; did you mean --{near[0]}?" if near else "")
-
-
-def _names(kind: Any) -> list[str]:
-    """The options of a dataclass and of those inside of it."""
-    found = []
-    for field in fields(kind):
-        inner = getattr(field.type, "__origin__", field.type)  # of Annotated
-        found += _names(inner) if is_dataclass(inner) else [field.name.replace("_", "-")]
-    return found
