@@ -18,7 +18,7 @@ from fasteraa_transforms.search.contenders.trial import Arena
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.networks.fit import Fit, Recipe
-from fasteraa_transforms.search.networks.table import make_network, make_pixel_network
+from fasteraa_transforms.search.networks.table import bfloat16_pays, make_network, make_pixel_network
 
 MINUTES = {"cpu": 10.0, "cuda": 5.0}
 """What a search takes by default, on each kind of device."""
@@ -72,6 +72,7 @@ class RacePlan:
         replicates: at most so many for one contender.
         processes: how many are trained side by side.
         rate: images a second of one process, as timed.
+        bfloat16: whether networks compute in bfloat16.
         fitted: whether a network without augmentation fits its images in a third of ``epochs``; None until known.
     """
 
@@ -85,6 +86,7 @@ class RacePlan:
     replicates: int
     processes: int
     rate: float
+    bfloat16: bool = False
     fitted: bool | None = None
 
     def training_seconds(self, epochs: int | None = None) -> float:
@@ -107,7 +109,9 @@ def processes_for(device: torch.device) -> int:
     return 1 if device.type != "cpu" else max(1, min(torch.get_num_threads(), os.cpu_count() or 1))
 
 
-def time_network(name: str, data: ImageSet, crop: Crop, batch_size: int, *, seconds: float) -> float:
+def time_network(
+    name: str, data: ImageSet, crop: Crop, batch_size: int, *, seconds: float, bfloat16: bool = False
+) -> float:
     """Images a second that one thread trains on, augmentation left out.
 
     Args:
@@ -116,6 +120,7 @@ def time_network(name: str, data: ImageSet, crop: Crop, batch_size: int, *, seco
         crop: of the race.
         batch_size: images a step.
         seconds: how long to look.
+        bfloat16: whether the network computes in it.
     """
     few = data.subset(torch.arange(min(len(data), 4 * batch_size)))
     make = make_pixel_network if data.has_masks else make_network
@@ -127,7 +132,7 @@ def time_network(name: str, data: ImageSet, crop: Crop, batch_size: int, *, seco
             training = Fit(
                 few,
                 lambda: make(name, channels=few.images.shape[1], classes=few.classes),
-                Recipe(epochs=10**6, batch_size=batch_size),
+                Recipe(epochs=10**6, batch_size=batch_size, bfloat16=bfloat16),
                 crop,
             )
             training.train_epoch()  # sets up what stays
@@ -175,7 +180,8 @@ def make_plan(
         name = network or f"resnet9-{max(width, 4)}"
         batch_size = _batch_size(images)
         if name not in rates:
-            rates[name] = time_network(name, data, crop, batch_size, seconds=_LEAST_RATE_SECONDS)
+            fast = bfloat16_pays(name, device)
+            rates[name] = time_network(name, data, crop, batch_size, seconds=_LEAST_RATE_SECONDS, bfloat16=fast)
         plan = RacePlan(
             network=name,
             size=crop.size,
@@ -187,6 +193,7 @@ def make_plan(
             replicates=8,
             processes=side_by_side,
             rate=rates[name],
+            bfloat16=bfloat16_pays(name, device),
         )
         if best is not None and _total(plan) > seconds:
             break
@@ -317,7 +324,7 @@ def with_length(plan: RacePlan, length: int, fitted: bool, *, seconds: float, co
 
 def arena_of(plan: RacePlan, data: ImageSet, crop: Crop, seed: int) -> Arena:
     """What the trainings of the plan share."""
-    recipe = Recipe(epochs=plan.epochs, batch_size=plan.batch_size, learning_rate=0.05)
+    recipe = Recipe(epochs=plan.epochs, batch_size=plan.batch_size, learning_rate=0.05, bfloat16=plan.bfloat16)
     return Arena(data, crop, plan.network, recipe, plan.train_images, plan.held_out, seed)
 
 

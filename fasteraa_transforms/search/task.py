@@ -18,9 +18,9 @@ from fasteraa_transforms.search.data.samples import Samples
 from fasteraa_transforms.search.data.source import without_places
 from fasteraa_transforms.search.data.table import Preparation, find_dataset
 from fasteraa_transforms.search.networks.losses import chance
-from fasteraa_transforms.search.networks.table import find_network, fitting_critic
+from fasteraa_transforms.search.networks.table import bfloat16_pays, find_network, fitting_critic
 from fasteraa_transforms.search.runtime.files import plain
-from fasteraa_transforms.search.runtime.hardware import computes_in_bfloat16, device_name
+from fasteraa_transforms.search.runtime.hardware import device_name
 from fasteraa_transforms.search.runtime.world import World
 from fasteraa_transforms.search.settings import Settings
 
@@ -189,8 +189,7 @@ def prepared(name: str, settings: Settings) -> Preparation:
 
 def _precision(asked: str, critic: str, device: torch.device) -> torch.dtype:
     """The dtype of the critic's arithmetic; auto: bfloat16 for large networks where the hardware computes in it."""
-    row = find_network(critic)
-    pays = row is not None and row.large and computes_in_bfloat16(device)
+    pays = find_network(critic) is not None and bfloat16_pays(critic, device)
     return torch.bfloat16 if asked == "bfloat16" or (asked == "auto" and pays) else torch.float32
 
 

@@ -7,8 +7,7 @@ import torch
 
 from fasteraa_transforms.search.fields import EVEN, FRACTION, NOT_NEGATIVE, POSITIVE, SEED, SIDE, check_fields
 from fasteraa_transforms.search.networks.fit import Recipe
-from fasteraa_transforms.search.networks.table import find_network, fitting_critic
-from fasteraa_transforms.search.runtime.hardware import computes_in_bfloat16
+from fasteraa_transforms.search.networks.table import bfloat16_pays, find_network, fitting_critic
 
 
 def fitting_model(size: tuple[int, int], device: torch.device) -> str:
@@ -94,7 +93,7 @@ class TrainingSettings:
             (0.1, 0.0002, False)
         """
         row = find_network(self.model or "")
-        fast = (row is None or row.large) and computes_in_bfloat16(device)
+        fast = self.precision == "auto" and bfloat16_pays(self.model or "", device)
         rate, decay = (0.1, 5e-4) if row is None else (row.learning_rate, row.weight_decay)
         return Recipe(
             epochs=self.epochs,
@@ -105,5 +104,5 @@ class TrainingSettings:
             warmup=self.warmup,
             gradient_clip=self.gradient_clip,
             cutout=cutout,
-            bfloat16=fast if self.precision == "auto" else self.precision == "bfloat16",
+            bfloat16=fast or self.precision == "bfloat16",
         )

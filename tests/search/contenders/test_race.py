@@ -312,3 +312,16 @@ def test_a_plan_takes_what_fits() -> None:
 def test_plans_are_read_back() -> None:
     plan = _plan(fitted=True)
     assert budget.RacePlan.from_json(plan.to_json()) == plan
+
+
+def test_networks_of_a_race_compute_in_what_is_fast(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fasteraa_transforms.search.networks import table
+
+    for has, wide, narrow in ((True, True, False), (False, False, False)):
+        monkeypatch.setattr(table, "computes_in_bfloat16", lambda device, has=has: has)
+        for name, expected in (("resnet9-12", wide), ("resnet9-8", narrow), ("small", narrow)):
+            plan = budget.make_plan(
+                arena.data, arena.crop, seconds=1, contenders=2, network=name, processes=1, train_images=120
+            )
+            assert plan.bfloat16 is expected
+            assert budget.arena_of(plan, arena.data, arena.crop, 0).recipe.bfloat16 is expected
