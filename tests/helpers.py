@@ -5,9 +5,11 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hypothesis import strategies as st
 from torch import Tensor
 
 from fasteraa_transforms.operations.table import OPERATIONS
@@ -112,3 +114,34 @@ def dump_dom(page: str, width: int, folder: Path, *options: str) -> tuple[str, l
     environment = os.environ | {"HOME": str(folder)}
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
     return result.stdout, re.findall(r"^.*:CONSOLE.*$", result.stderr, re.MULTILINE)
+
+
+# --- damaged files ----------------------------------------------------------------------------------------------------
+
+
+def flipped(data: bytes, place: float, bit: int) -> bytes:
+    """``data`` with one bit of the byte at ``place``, in [0, 1] of the length, the other way round."""
+    changed = bytearray(data)
+    changed[int(place * (len(data) - 1))] ^= 1 << bit
+    return bytes(changed)
+
+
+DAMAGE = st.one_of(
+    st.builds(lambda place: lambda data: data[: int(place * len(data))], st.floats(0, 1, exclude_max=True)),
+    st.builds(lambda place, bit: lambda data: flipped(data, place, bit), st.floats(0, 1), st.integers(0, 7)),
+    st.builds(lambda place: lambda data: data[: int(place * len(data))].ljust(len(data), b"\0"), st.floats(0, 0.99)),
+    st.builds(lambda more: lambda data: data + more, st.binary(min_size=1, max_size=80)),
+    st.builds(lambda other: lambda data: other, st.binary(max_size=200)),
+    st.builds(
+        lambda a, b: lambda data: data[: int(a * len(data))] + data[int(b * len(data)) :], *[st.floats(0, 1)] * 2
+    ),
+)
+"""What happens to the bytes of files: cut off, flipped, zeroed, something behind, replaced, a part lost or twice."""
+
+
+def attempt(do: Callable[[], Any], kind: type[Exception]) -> tuple[Any, str]:
+    """What ``do`` returns, or what its error of this kind says."""
+    try:
+        return do(), ""
+    except kind as error:
+        return None, str(error)

@@ -14,6 +14,7 @@ from fasteraa_transforms.search.algorithm.loop import adversarial_search, export
 from fasteraa_transforms.search.contenders.hold import check_settings, hold_contest
 from fasteraa_transforms.search.data.samples import Samples
 from fasteraa_transforms.search.data.source import consent_flags
+from fasteraa_transforms.search.evaluation.affinity import AffinityDiversity
 from fasteraa_transforms.search.evaluation.affinity import affinity_and_diversity as measure_affinity_and_diversity
 from fasteraa_transforms.search.report import page as report
 from fasteraa_transforms.search.report import plots as pictures
@@ -91,6 +92,7 @@ def search(
     name = name or type(dataset).__name__.lower()
     folder = None if out is None else RunFolder(out)
     again = consent_flags(source or {}, dataclasses.asdict(settings))
+    again += ["--affinity-diversity"] * affinity_diversity
     with contextlib.ExitStack() as stack:
         stack.enter_context(usual_defaults())
         if folder is not None:
@@ -114,7 +116,7 @@ def search(
 def _adversarial(task: Task, settings: Settings, recorder: Recorder, *, affinity_diversity: bool) -> Policy:
     """Let the adversarial search run alone, as in the paper."""
     result = adversarial_search(task, settings, recorder)
-    recorder.doing = "while writing the report"
+    recorder.doing, recorder.searched = "while writing the report", True
     state, kept = result.state, result.ends[0]
     relaxed = copy.deepcopy(state.policy)
     relaxed.load_state_dict(kept.policy)
@@ -140,11 +142,11 @@ def _race(task: Task, settings: Settings, recorder: Recorder, *, affinity_divers
         )
     recorder.doing = "in the race"
     outcome = hold_contest(task, settings, recorder)
-    recorder.doing = "while writing the report"
+    recorder.doing, recorder.searched = "while writing the report", True
     policy = kept_policy(outcome, task, settings, seconds=time.perf_counter() - began)
     lines = verdict(outcome, task.data)
     if affinity_diversity:
-        policy, more = _with_affinity(policy, task, settings)
+        policy, more = _with_affinity(policy, task, settings, recorder)
         lines += more
     recorder.save({}, policy, epochs=recorder.kept)
     if recorder.folder is not None:
@@ -153,9 +155,15 @@ def _race(task: Task, settings: Settings, recorder: Recorder, *, affinity_divers
     return policy
 
 
-def _with_affinity(policy: Policy, task: Task, settings: Settings) -> tuple[Policy, list[str]]:
-    """The policy whose provenance has its affinity and diversity, and both in words."""
-    measured = measure_affinity_and_diversity(policy, task.data, crop=task.crop, seed=settings.seed)
+def _with_affinity(policy: Policy, task: Task, settings: Settings, recorder: Recorder) -> tuple[Policy, list[str]]:
+    """The policy whose provenance has its affinity and diversity, and both in words; measured once in a run."""
+    if (saved := recorder.saved.get("affinity_diversity")) is None:
+        recorder.doing = "while measuring affinity and diversity"
+        measured = measure_affinity_and_diversity(policy, task.data, crop=task.crop, seed=settings.seed)
+        recorder.save({"affinity_diversity": measured.to_json()}, None, epochs=recorder.kept)
+        recorder.doing = "while writing the report"
+    else:
+        measured = AffinityDiversity.from_json(saved)
     provenance = {**policy.provenance, "affinity_diversity": measured.to_json()}
     return Policy(policy.sub_policies, name=policy.name, provenance=provenance), measured.lines()
 
@@ -182,7 +190,7 @@ def _report(
     lines = found.verdict().splitlines()
     folder, images = recorder.folder, task.probe
     if affinity_diversity:
-        policy, more = _with_affinity(policy, task, settings)
+        policy, more = _with_affinity(policy, task, settings, recorder)
         lines += more
         if folder is not None:
             policy.save(folder.policy)

@@ -15,7 +15,7 @@ from helpers import STEP_METRICS
 from torch import Tensor
 
 from fasteraa_transforms import Policy
-from fasteraa_transforms.search import SearchFailed, Settings, search, task
+from fasteraa_transforms.search import SearchFailed, SearchInterrupted, Settings, search, task
 from fasteraa_transforms.search.__main__ import main
 from fasteraa_transforms.search.algorithm.state import SearchState
 from fasteraa_transforms.search.algorithm.wasserstein import Wasserstein
@@ -129,6 +129,30 @@ def test_a_search_without_a_folder_that_diverges(monkeypatch: pytest.MonkeyPatch
     disturb(monkeypatch, _nan)
     with pytest.raises(SearchFailed, match="nothing was kept, since no folder was given"):
         search(own_images(), TINY, progress=False)
+
+
+# --- interrupted ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["exported", "leave_pictures", "report.page"])
+def test_ctrl_c_in_the_report_leaves_the_report_alone_to_do(
+    where: str, whole: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"fasteraa_transforms.search.run.{where}", interrupted)
+        with pytest.raises(SearchInterrupted) as caught:
+            search(own_images(), TINY, out=tmp_path, progress=False)
+    assert re.fullmatch(
+        rf"interrupted while writing the report; {tmp_path} keeps all that was searched; only the report is left\. "
+        rf"Write it with\n    .* search --resume {tmp_path}",
+        str(caught.value),
+    )
+    monkeypatch.setattr(Wasserstein, "step", interrupted)  # nothing is searched again
+    assert search(own_images(), TINY, out=tmp_path, resume=True, progress=False) == whole
+    assert (tmp_path / "report.html").is_file()
 
 
 # --- out of memory ----------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import DAMAGE, attempt
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -45,32 +46,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.save_checkpoint({**STATE, "epoch": 1})
     folder.save_checkpoint(STATE)
     return folder.path
-
-
-def flipped(data: bytes, place: float, bit: int) -> bytes:
-    changed = bytearray(data)
-    changed[int(place * (len(data) - 1))] ^= 1 << bit
-    return bytes(changed)
-
-
-DAMAGE = st.one_of(
-    st.builds(lambda place: lambda data: data[: int(place * len(data))], st.floats(0, 1, exclude_max=True)),
-    st.builds(lambda place, bit: lambda data: flipped(data, place, bit), st.floats(0, 1), st.integers(0, 7)),
-    st.builds(lambda place: lambda data: data[: int(place * len(data))].ljust(len(data), b"\0"), st.floats(0, 0.99)),
-    st.builds(lambda more: lambda data: data + more, st.binary(min_size=1, max_size=80)),
-    st.builds(lambda other: lambda data: other, st.binary(max_size=200)),
-    st.builds(
-        lambda a, b: lambda data: data[: int(a * len(data))] + data[int(b * len(data)) :], *[st.floats(0, 1)] * 2
-    ),
-)
-
-
-def attempt(do: Callable[[], Any], kind: type[Exception]) -> tuple[Any, str]:
-    """What ``do`` returns, or what its error of this kind says."""
-    try:
-        return do(), ""
-    except kind as error:
-        return None, str(error)
 
 
 def equal(one: Any, other: Any) -> bool:

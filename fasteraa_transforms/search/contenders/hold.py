@@ -12,18 +12,17 @@ from fasteraa_transforms.search.contenders.contest import Notes, Outcome, Rules,
 from fasteraa_transforms.search.contenders.guard import Curves
 from fasteraa_transforms.search.contenders.race import Trainings
 from fasteraa_transforms.search.contenders.restrict import Allowed, parse_allowed
+from fasteraa_transforms.search.contenders.rows import ROWS, read_race
 from fasteraa_transforms.search.contenders.screening import Effect, effects, policies, screened
 from fasteraa_transforms.search.contenders.table import Material, find_kind
 from fasteraa_transforms.search.data.images import check_same
+from fasteraa_transforms.search.runtime.files import DamagedFile, one_line
 from fasteraa_transforms.search.runtime.recorder import Recorder
 from fasteraa_transforms.search.settings import Settings
 from fasteraa_transforms.search.task import Task
 
 SEARCHED = ("adversarial", "screening")
 """Contenders that take trainings of their own."""
-
-ROWS = "race.jsonl"
-"""A line for each network that was trained."""
 
 
 def hold_contest(task: Task, settings: Settings, recorder: Recorder) -> Outcome:
@@ -36,6 +35,7 @@ def hold_contest(task: Task, settings: Settings, recorder: Recorder) -> Outcome:
 
     Raises:
         ValueError: unknown contenders or operations; or, on resuming, other images than before.
+        DamagedFile: on resuming, the plan or a row of the run cannot be used; says which.
     """
     rules = rules_of(task, settings)
     notes = _notes(task, settings, recorder)
@@ -55,6 +55,7 @@ def hold_contest(task: Task, settings: Settings, recorder: Recorder) -> Outcome:
             best = find_kind("calibrated").make(Material(allowed, curves)) if "none" in curves else []
             start = best[-1].policy if best and settings.start == "calibrated" else None
             contenders += adversarial(task, settings, recorder, allowed, start)
+            recorder.doing = "in the race"
         return contenders
 
     try:
@@ -134,6 +135,7 @@ class _FolderNotes(Notes):
     def _save_row(self, row: dict[str, Any]) -> None:
         if self.recorder.folder is not None:
             self.recorder.folder.append([row], ROWS)
+        self.recorder.networks = len(self.rows)
 
     def _say(self, line: str) -> None:
         if self.bar is not None:
@@ -154,13 +156,31 @@ def _notes(task: Task, settings: Settings, recorder: Recorder) -> _FolderNotes:
     """What is there of an earlier run; the folder notes what a new one is."""
     saved = recorder.load()
     images = task.data.identity() if recorder.path is not None else {}
+    plan, rows = None, []
     if saved is None:
         recorder.start(task.about(settings))
-        recorder.saved = {"images": images}
         if recorder.folder is not None:
             recorder.folder.replace_rows([], ROWS)
-        return _FolderNotes(recorder, None, [], settings.race_epochs is not None)
-    check_same(saved["images"], images, recorder.path)
-    plan = budget.RacePlan.from_json(saved["contest"]) if "contest" in saved else None
-    rows = [] if recorder.folder is None else recorder.folder.rows(ROWS)
+        recorder.save({"images": images}, None, epochs=0)  # from here on the run can go on
+    else:
+        check_same(saved["images"], images, recorder.path)
+        plan = _plan(saved, recorder)
+        if recorder.folder is not None:
+            kinds, allowed = check_settings(settings)
+            searched = [name for name in SEARCHED if name in settings.contenders]
+            rows = read_race(recorder.folder, kinds, searched, allowed)
+    recorder.networks = len(rows)
     return _FolderNotes(recorder, plan, rows, settings.race_epochs is not None)
+
+
+def _plan(saved: dict[str, Any], recorder: Recorder) -> budget.RacePlan | None:
+    """The plan in a checkpoint; None if the run had not made one yet."""
+    if "contest" not in saved:
+        return None
+    try:
+        return budget.RacePlan.from_json(saved["contest"])
+    except (KeyError, TypeError, ValueError) as error:
+        where = "the checkpoint" if recorder.folder is None else recorder.folder.checkpoint
+        raise DamagedFile(
+            f"{where} has a plan of another version ({one_line(error)}); search anew in another folder"
+        ) from error

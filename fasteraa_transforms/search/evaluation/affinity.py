@@ -5,8 +5,8 @@ Augmentation", https://arxiv.org/abs/2002.08973.
 """
 
 import statistics
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -54,6 +54,11 @@ class AffinityDiversity:
         """All values, for files."""
         names = ("affinity", "diversity", "clean_accuracy", "augmented_accuracy", "clean_loss", "augmented_loss")
         return {name: list(getattr(self, name)) for name in names}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "AffinityDiversity":
+        """What `to_json` gave."""
+        return cls(**{each.name: tuple(value[each.name]) for each in fields(cls)})
 
     def lines(self) -> list[str]:
         """Both in plain words, mean ± standard deviation over the networks."""

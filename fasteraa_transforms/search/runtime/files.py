@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -128,16 +128,22 @@ def _read_whole(path: Path, device: torch.device | str) -> dict[str, Any] | None
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def read_rows(path: Path, *, needs: Mapping[str, type | tuple[type, ...]] | None = None) -> list[dict[str, Any]]:
+def read_rows(
+    path: Path,
+    *,
+    needs: Mapping[str, type | tuple[type, ...]] | None = None,
+    check: Callable[[dict[str, Any]], object] | None = None,
+) -> list[dict[str, Any]]:
     """The rows of a file, one JSON object a line, of which a last one that is torn is left out; none without a file.
 
     Args:
         path: of the file.
         needs: keys that each row has to have, and the type of their values.
+        check: called with each row that has what it needs; a KeyError, TypeError or ValueError of it refuses the row.
 
     Raises:
         DamagedFile: a row that is not the last one cannot be read or is not what was written, or one has not what it
-            ``needs``; says which.
+            ``needs`` or is refused by ``check``; says which.
     """
     try:
         lines = path.read_bytes().splitlines(keepends=True)
@@ -152,8 +158,10 @@ def read_rows(path: Path, *, needs: Mapping[str, type | tuple[type, ...]] | None
             for key, kind in ({} if needs is None else needs).items():
                 if not isinstance(row[key], kind) or (isinstance(row[key], bool) and kind is not bool):
                     raise TypeError(f"{key} is {row[key]!r:.40}")
+            if check is not None:
+                check(row)
             rows.append(row)
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             if number == len(lines) and not line.endswith(b"\n"):
                 break
             raise DamagedFile(f"{path} is damaged in line {number} ({one_line(error)})") from error
@@ -190,7 +198,7 @@ def _row_checksum(content: bytes) -> str:
 
 def _checked_row(line: bytes) -> dict[str, Any]:
     """The row in a line, without its checksum; rows of older versions have none."""
-    row = json.loads(line)
+    row = json.loads(line, parse_constant=_not_json, parse_float=_finite, parse_int=_whole)
     if not isinstance(row, dict):
         raise TypeError(f"it should hold an object, but holds {type(row).__name__}")
     end = _ROW_END.search(line)
@@ -202,6 +210,22 @@ def _checked_row(line: bytes) -> dict[str, Any]:
         raise ValueError("its checksum is not that of its content")
     del row["checksum"]
     return row
+
+
+def _not_json(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text:.40} is too large")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > 300:  # which no float can hold
+        raise ValueError(f"{text:.40}… is too large")
+    return int(text)
 
 
 # --- text -------------------------------------------------------------------------------------------------------------

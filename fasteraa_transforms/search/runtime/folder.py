@@ -263,18 +263,23 @@ class RunFolder:
     # --- rows ---------------------------------------------------------------------------------------------------------
 
     def rows(
-        self, name: str = "metrics.jsonl", *, needs: Mapping[str, type | tuple[type, ...]] | None = None
+        self,
+        name: str = "metrics.jsonl",
+        *,
+        needs: Mapping[str, type | tuple[type, ...]] | None = None,
+        check: Callable[[dict[str, Any]], object] | None = None,
     ) -> list[dict[str, Any]]:
         """The rows of a file, of which a last one that is torn is left out.
 
         Args:
             name: of the file.
-            needs: keys that each row has to have, and the type of their values.
+            needs: as of `files.read_rows`.
+            check: as there.
 
         Raises:
-            DamagedFile: a row that is not the last one cannot be read, or one has not what it ``needs``; says which.
+            DamagedFile: a row that is not the last one cannot be read, or one is refused; says which.
         """
-        return files.read_rows(self.path / name, needs=needs)
+        return files.read_rows(self.path / name, needs=needs, check=check)
 
     def append(self, rows: Iterable[Mapping[str, Any]], name: str = "metrics.jsonl") -> None:
         """Add rows to a file, behind its last whole row."""

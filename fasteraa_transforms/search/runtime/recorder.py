@@ -1,7 +1,7 @@
 """What a search leaves while it runs: rows of metrics, TensorBoard's events, checkpoints, progress bars."""
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +13,31 @@ from fasteraa_transforms.search.runtime.events import Events, open_events
 from fasteraa_transforms.search.runtime.folder import RunFolder
 from fasteraa_transforms.search.runtime.output import Output, command_line, say
 from fasteraa_transforms.search.runtime.world import World
+
+_METRICS: dict[str, type] = {"kind": str, "epoch": int, "step": int}
+"""What every row of ``metrics.jsonl`` holds."""
+
+
+def _metrics_check() -> Callable[[Mapping[str, Any]], None]:
+    """What checks the rows of one file for what the report plots: numbers, and shares of the same operations.
+
+    It raises KeyError, TypeError or ValueError.
+    """
+    operations: list[str] = []
+
+    def check(row: Mapping[str, Any]) -> None:
+        if row["kind"] not in ("step", "epoch"):
+            raise ValueError(f"kind is {row['kind']!r:.40}")
+        share: Any = row["share"] if row["kind"] == "epoch" else {}
+        if row["kind"] == "epoch":
+            operations.extend(() if operations else share)
+            if not isinstance(share, dict) or not share or list(share) != operations:
+                raise ValueError("share is not that of the operations of the search")
+        for name, value in {**row, **share, "kind": None, "share": None}.items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise ValueError(f"{name} is {value!r:.40}")
+
+    return check
 
 
 class Recorder:
@@ -32,7 +57,9 @@ class Recorder:
         path: of the folder, on all ranks.
         folder: the folder, on the rank that writes; None on others.
         doing: what the search is doing, for messages.
-        kept: epochs that the checkpoint holds.
+        kept: epochs of an adversarial search that the checkpoint holds.
+        networks: trainings of a race that the folder keeps; None where none races.
+        searched: whether nothing is left to do but the report.
 
     Example:
         >>> recorder = Recorder()
@@ -56,6 +83,8 @@ class Recorder:
         self.progress = progress and self.world.first
         self.doing = "before the first step"
         self.kept = 0
+        self.networks: int | None = None
+        self.searched = False
         self.saved: dict[str, Any] = {}  # what the checkpoint holds
         self._events: Events | None = None
         self._step = 0
@@ -104,13 +133,25 @@ class Recorder:
         self.kept = epochs
 
     def left(self) -> str:
-        """What a run that stops early leaves."""
+        """What a run that stops early leaves, and the command that does the rest."""
         if self.path is None:
             return "nothing was kept, since no folder was given"
-        # Only the rank that writes knows how many, and all are to say the same.
-        kept = f"{self.kept} whole epochs" if self.world.size == 1 else "the last epoch that was written"
-        arguments = command_line("--resume", self.path, *self.again)
-        return f"{self.path} keeps {kept}. Continue with\n    {self.world.program('search')} {arguments}"
+        if not RunFolder(self.path).can_resume:
+            return f"{self.path} keeps nothing yet; start again"
+        command = f"{self.world.program('search')} {command_line('--resume', self.path, *self.again)}"
+        if self.searched:
+            return f"{self.path} keeps all that was searched; only the report is left. Write it with\n    {command}"
+        return f"{self.path} keeps {self._kept()}. Continue with\n    {command}"
+
+    def _kept(self) -> str:
+        """What the folder keeps, in words."""
+        parts = []
+        if self.networks is not None:
+            parts.append(f"{self.networks} network{'s' * (self.networks != 1)} of the race")
+        if self.networks is None or "state" in self.saved:
+            # Only the rank that writes knows how many, and all are to say the same.
+            parts.append(f"{self.kept} whole epochs" if self.world.size == 1 else "the last epoch that was written")
+        return " and ".join(parts)
 
     # --- metrics and progress -----------------------------------------------------------------------------------------
 
@@ -145,9 +186,14 @@ class Recorder:
         return self._events
 
     def forget_after(self, epoch: int) -> None:
-        """Drop the rows that are later than the checkpoint, which has ``epoch`` whole epochs."""
+        """Drop the rows that are later than the checkpoint, which has ``epoch`` whole epochs.
+
+        Raises:
+            DamagedFile: as of `rows`.
+        """
         self.kept = epoch
         if self.folder is not None:
+            self.rows()  # whoever looks at them only at the end would have searched in vain
             self.folder.forget_after(epoch)
 
     def bar(self, iterable: Iterable[Any] | None = None, description: str = "", **options: Any) -> Any:
@@ -162,5 +208,9 @@ class Recorder:
             say(text)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of ``metrics.jsonl``."""
-        return [] if self.folder is None else self.folder.rows()
+        """The rows of ``metrics.jsonl``.
+
+        Raises:
+            DamagedFile: a row is not one of a search; says which.
+        """
+        return [] if self.folder is None else self.folder.rows(needs=_METRICS, check=_metrics_check())

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,12 @@ import torch
 from torchvision.transforms import v2
 
 from fasteraa_transforms import OPERATIONS, FasterAutoAugment, Policy
-from fasteraa_transforms.search import Digits, Settings, search
+from fasteraa_transforms.search import Digits, SearchInterrupted, Settings, run, search
 from fasteraa_transforms.search.__main__ import main
-from fasteraa_transforms.search.contenders import adversarial, hold
+from fasteraa_transforms.search.contenders import adversarial, contest, hold
+from fasteraa_transforms.search.evaluation.affinity import AffinityDiversity
 from fasteraa_transforms.search.operations import main as look
-from fasteraa_transforms.search.runtime.files import read_rows
+from fasteraa_transforms.search.runtime.files import DamagedFile, read_rows
 from fasteraa_transforms.search.runtime.folder import RunFolder
 
 TINY = Settings(
@@ -86,6 +89,113 @@ def test_a_race_that_was_killed_goes_on_to_the_same_end(whole: Path, tmp_path: P
     search(Digits(), TINY, out=tmp_path / "run", name="digits", progress=False, resume=True)
     assert sorted(map(str, _rows(tmp_path / "run"))) == sorted(map(str, _rows(whole)))
     assert Policy.load(tmp_path / "run" / "policy.json") == Policy.load(whole / "policy.json")
+
+
+def test_ctrl_c_in_a_race_says_how_many_networks_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append, done = RunFolder.append, []
+
+    def interrupted(self: RunFolder, new: Any, name: str = "metrics.jsonl") -> None:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(name)
+        append(self, new, name)
+
+    monkeypatch.setattr(RunFolder, "append", interrupted)
+    with pytest.raises(SearchInterrupted) as caught:
+        search(Digits(), TINY, out=tmp_path, name="digits", progress=False)
+    assert re.fullmatch(
+        rf"interrupted in the race; {tmp_path} keeps 2 networks of the race\. Continue with\n"
+        rf"    .* search --resume {tmp_path}",
+        str(caught.value),
+    )
+    assert done == [hold.ROWS] * 2
+
+
+def test_ctrl_c_before_the_race_can_go_on(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(contest, "_plan", _interrupt)
+        with pytest.raises(SearchInterrupted, match=r"; .* keeps 0 networks of the race\. Continue with\n"):
+            search(Digits(), TINY, out=tmp_path, name="digits", progress=False)
+    search(Digits(), TINY, out=tmp_path, name="digits", progress=False, resume=True)
+    assert sorted(map(str, _rows(tmp_path))) == sorted(map(str, _rows(whole)))
+
+
+def _interrupt(*args: Any, **options: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("where", ["run.write_report", "run.kept_policy", "verdict.page", "verdict.leave_pictures"])
+def test_ctrl_c_in_the_report_leaves_the_report_alone_to_do(
+    whole: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)  # so that no network has to be trained here
+    for name in ("report.html", "policy.json", "contact_sheet.png"):
+        (out / name).unlink()
+    monkeypatch.setattr("fasteraa_transforms.search.contenders.race.run_trial", lambda *args, **options: 1 / 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"fasteraa_transforms.search.{where}", _interrupt)
+        with pytest.raises(SearchInterrupted) as caught:
+            search(Digits(), TINY, out=out, name="digits", progress=False, resume=True)
+    assert re.fullmatch(
+        rf"interrupted while writing the report; {out} keeps all that was searched; only the report is left\. "
+        rf"Write it with\n    .* search --resume {out}",
+        str(caught.value),
+    )
+    before = _rows(out)
+    search(Digits(), TINY, out=out, name="digits", progress=False, resume=True)
+    assert _rows(out) == before == _rows(whole)
+    assert Policy.load(out / "policy.json") == Policy.load(whole / "policy.json")
+    assert {path.name for path in out.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def test_affinity_that_was_measured_is_not_measured_again(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    options: dict[str, Any] = {"out": out, "name": "digits", "progress": False, "affinity_diversity": True}
+    measured = AffinityDiversity((0.5,), (0.25,), (1.0,), (2.0,))
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "measure_affinity_and_diversity", lambda *args, **options: measured)
+        patch.setattr(run, "write_report", _interrupt)
+        with pytest.raises(SearchInterrupted, match=rf" --resume {out} --affinity-diversity$"):
+            search(Digits(), TINY, resume=True, **options)
+    monkeypatch.setattr(run, "measure_affinity_and_diversity", lambda *args, **options: 1 / 0)
+    policy = search(Digits(), TINY, resume=True, **options)
+    assert policy.provenance["affinity_diversity"] == measured.to_json()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda row: row.pop("loss"), "'loss' is missing"),
+        (lambda row: row.update(contender="foreign"), "contender is 'foreign', which is not in this race"),
+        (lambda row: row.update(losses=row["losses"][8:]), "losses has .* bytes, not 2 for each of .* images"),
+    ],
+)
+def test_a_foreign_row_ends_in_one_line(whole: Path, tmp_path: Path, damage: Any, reason: str) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    rows = read_rows(out / hold.ROWS)
+    damage(rows[1])
+    RunFolder(out).replace_rows(rows, hold.ROWS)
+    with pytest.raises(DamagedFile, match=rf"^{out / hold.ROWS} is damaged in line 2 \({reason}\)$"):
+        search(Digits(), TINY, out=out, name="digits", progress=False, resume=True)
+
+
+def test_a_plan_of_another_version_is_said(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    folder = RunFolder(out)
+    saved = folder.load_checkpoint()
+    saved["contest"]["validation_steps"] = 3
+    folder.save_checkpoint(saved)
+    message = (
+        rf"^{out / 'checkpoint.pt'} has a plan of another version \(.*validation_steps.*\); search anew in another"
+    )
+    with pytest.raises(DamagedFile, match=message):
+        search(Digits(), TINY, out=out, name="digits", progress=False, resume=True)
 
 
 def test_resuming_a_race_that_is_done_trains_nothing(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
