@@ -144,7 +144,12 @@ def _taken(value: Any, kind: Any, range: Range | None) -> Any:
     if origin in (Union, UnionType):
         if value is None and NoneType in inner:
             return None
-        (kind,) = (each for each in inner if each is not NoneType)
+        words = [word for each in inner if get_origin(each) is Literal for word in get_args(each)]
+        (kind,) = (each for each in inner if each is not NoneType and get_origin(each) is not Literal)
+        if words and isinstance(value, str):  # a number, or a word such as own
+            if value not in words:
+                raise _Refused(f"be a whole number or {' or '.join(words)}")
+            return value
         return _taken(value, kind, range)
     if origin is Literal:
         if not isinstance(value, str) or value not in inner:

@@ -75,6 +75,12 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {in_a_line(message)}; --help says more\n")
 
 
+def _size(text: str) -> int | str:
+    return text if text == "own" else int(text)
+
+
+_size.__name__ = "image size"  # as argparse calls it
+
 _EXAMPLES = {
     "digits": "the handwritten digits of scikit-learn, which need no download",
     "photos/ --minutes 5 --out runs/photos-operations": "a folder with one folder of images for each class",
@@ -96,7 +102,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     torchvision = "Where torchvision's datasets are. (default: data)"
     data("--data-dir", type=Path, default=Path("data"), metavar="PATH", help=torchvision)
     data("--num-images", type=int, metavar="N", help="Size of the random subset; none: as for the search.")
-    data("--image-size", type=int, metavar="N", help="Side in pixels that images are resized and cropped to.")
+    size = "Side in pixels that images are resized and cropped to; own: their own; none: as for the search."
+    data("--image-size", type=_size, metavar="N|own", help=size)
     what = parser.add_argument_group("what to try").add_argument
     what("--operations", nargs="*", default=(), metavar="NAME", help="The only operations to look at; none: all 17.")
     what("--exclude", nargs="*", default=(), metavar="NAME", help="Operations to leave out.")

@@ -19,6 +19,7 @@ from fasteraa_transforms.search.evaluation.affinity import affinity_and_diversit
 from fasteraa_transforms.search.report import page as report
 from fasteraa_transforms.search.report import plots as pictures
 from fasteraa_transforms.search.report.next_steps import next_steps
+from fasteraa_transforms.search.runtime import files
 from fasteraa_transforms.search.runtime.defaults import usual_defaults
 from fasteraa_transforms.search.runtime.failures import explained, explained_loading
 from fasteraa_transforms.search.runtime.folder import RunFolder
@@ -53,8 +54,8 @@ def search(
     Args:
         dataset: samples (image, label), the label a whole number, or (image, mask), the mask a PIL image, array or
             tensor [H, W] of whole numbers; images PIL, arrays [H, W, C], or uint8, uint16 or float tensors [C, H, W];
-            all of one size, unless ``settings.image_size`` says what to resize to. A dataset that can only be iterated,
-            such as `Shards`, is gone through once.
+            of several sizes or large ones are resized to what ``settings.image_size`` says, or to a size that is chosen
+            and said. A dataset that can only be iterated, such as `Shards`, is gone through once.
         settings: all settings; the defaults if None. ``Settings.paper()`` has the paper's.
         out: folder for ``policy.json``, ``settings.json``, ``metrics.jsonl``, ``diagnosis.json``, ``report.html``,
             TensorBoard events, a checkpoint an epoch and pictures; nothing is written if None.
@@ -101,7 +102,17 @@ def search(
                 folder.prepare(settings, resume=resume)
         recorder = stack.enter_context(Recorder(folder, world=world, resume=resume, progress=progress, again=again))
         with explained_loading(recorder, _fewer(name, settings)), seeded(settings.seed, world.device(settings.device)):
-            task = load_task(dataset, settings, name=name, source=source, world=world, tell=recorder.say)
+            recipe = world.from_first(lambda: _kept_recipe(folder)) if resume else None
+            task = load_task(
+                dataset,
+                settings,
+                name=name,
+                source=source,
+                world=world,
+                recipe=recipe,
+                tell=recorder.say,
+                watch=recorder.watch,
+            )
         recorder.say(task.data.describe())
         if affinity_diversity and task.data.has_masks:
             raise ValueError("affinity_diversity should be False for masks, but got True instead")
@@ -166,6 +177,11 @@ def _with_affinity(policy: Policy, task: Task, settings: Settings, recorder: Rec
         measured = AffinityDiversity.from_json(saved)
     provenance = {**policy.provenance, "affinity_diversity": measured.to_json()}
     return Policy(policy.sub_policies, name=policy.name, provenance=provenance), measured.lines()
+
+
+def _kept_recipe(folder: RunFolder | None) -> Any:
+    """How the images of the run in a folder were prepared."""
+    return None if folder is None else files.read_json(folder.settings).get("recipe")
 
 
 def _fewer(name: str, settings: Settings) -> str:

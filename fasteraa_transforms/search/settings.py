@@ -80,8 +80,10 @@ class Settings:
     """Size of the random subset searched on; none: 4,000 (SVHN 1,000, ImageNet 6,000, all digits)."""
     balanced: bool = False
     """Draw num_images evenly from all classes, as far as they go; else as they come."""
-    image_size: int | None = field(default=None, metadata=SIDE)
-    """Side in pixels that images are resized and cropped to; none: their own size (32 for digits, 224 for ImageNet)."""
+    image_size: int | Literal["own"] | None = field(default=None, metadata=SIDE)
+    """Side in pixels that images are resized and cropped to; own: none, they keep their size. None: 32 for digits, 224
+    for ImageNet; images of one's own, of several sizes or of more than 96×96 pixels, 64, or 32 where most are smaller
+    than 64; all others keep their size."""
     ignore_label: int = field(default=255, metadata=LABEL)
     """Value of the pixels of a mask that have no class."""
     skip_broken: bool = False

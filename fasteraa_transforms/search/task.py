@@ -13,10 +13,11 @@ from torch import Tensor
 import fasteraa_transforms
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
-from fasteraa_transforms.search.data.load import load_images
+from fasteraa_transforms.search.data.load import Watch, load_images
 from fasteraa_transforms.search.data.samples import Samples
+from fasteraa_transforms.search.data.sizing import Size
 from fasteraa_transforms.search.data.source import without_places
-from fasteraa_transforms.search.data.table import Preparation, find_dataset
+from fasteraa_transforms.search.data.table import DATASETS, Preparation, find_dataset
 from fasteraa_transforms.search.networks.losses import chance
 from fasteraa_transforms.search.networks.table import bfloat16_pays, find_network, fitting_critic
 from fasteraa_transforms.search.runtime.files import plain
@@ -110,7 +111,9 @@ def load_task(
     name: str,
     source: Mapping[str, Any] | None = None,
     world: World | None = None,
+    recipe: Mapping[str, Any] | None = None,
     tell: Callable[[str], object] | None = None,
+    watch: Watch | None = None,
 ) -> Task:
     """Load the images of a search, and decide what the settings leave open.
 
@@ -120,7 +123,9 @@ def load_task(
         name: of the policy; if it is that of a known data set, that one's preparation is the default.
         source: how the data set was opened.
         world: the processes of the search; this one alone if None.
-        tell: called with a line about images that will take much memory.
+        recipe: of a run that goes on, as its folder keeps it: images have the size that they had there.
+        tell: called with a line about the size of the images, where it is chosen or takes much memory.
+        watch: goes through the images, to show how far loading is; see `load_images`.
 
     Raises:
         ValueError: unusable images or settings; or, of several processes, not all have the same images.
@@ -146,11 +151,12 @@ def load_task(
         num_images=preparation.num_images,
         num_classes=preparation.num_classes,
         balanced=settings.balanced,
-        size=preparation.held_size,
+        size=_held_size(preparation, recipe),
         seed=settings.seed,
         ignore_label=settings.ignore_label,
         skip_broken=settings.skip_broken,
         tell=tell,
+        watch=watch,
     )
     if settings.adversarial and len(data) < settings.batch_size:
         raise ValueError(f"batch_size is {settings.batch_size}, but there are {len(data)} images; lower it")
@@ -161,6 +167,8 @@ def load_task(
         # What a GPU draws depends on its model too.
         world.agree("the device", device_name(device) if device.type == "cuda" else device.type)
     height, width = data.images.shape[2:]
+    if preparation.choose_size:
+        preparation = dataclasses.replace(preparation, image_size=(height, width))
     crop = preparation.crop((height, width))
     critic = preparation.critic or fitting_critic(crop.size)
     return Task(
@@ -177,14 +185,29 @@ def load_task(
 
 
 def prepared(name: str, settings: Settings) -> Preparation:
-    """How the images of a data set are prepared: as its row has it, but for what ``settings`` says otherwise."""
+    """How the images of a data set are prepared: as its row has it, but for what ``settings`` says otherwise.
+
+    The paper's search, without contenders, takes images of one's own at their size.
+    """
+    size = settings.image_size
+    if name not in DATASETS and size is None and not settings.contenders:
+        size = "own"
     return find_dataset(name).preparation.changed(
-        image_size=settings.image_size,
+        image_size=size,
         num_images=settings.num_images,
         padding=settings.padding,
         flip=settings.flip,
         critic=settings.critic,
     )
+
+
+def _held_size(preparation: Preparation, recipe: Mapping[str, Any] | None) -> Size:
+    """The size that images are loaded at: the one that was chosen before, where a run goes on."""
+    size = (recipe or {}).get("image_size")
+    if preparation.choose_size and isinstance(size, list) and len(size) == 2:
+        height, width = (max(1, int(side)) for side in size)
+        return height, width
+    return preparation.held_size
 
 
 def _precision(asked: str, critic: str, device: torch.device) -> torch.dtype:

@@ -24,7 +24,7 @@ from fasteraa_transforms.pipeline import image_files
 from fasteraa_transforms.pipeline.image_files import open_image
 from fasteraa_transforms.search import Settings, TrainingSettings, evaluate, load_images, open_dataset
 from fasteraa_transforms.search import __main__ as search_cli
-from fasteraa_transforms.search.data import load, table
+from fasteraa_transforms.search.data import held, table
 from fasteraa_transforms.search.data.folders import ClassFolder, find_splits
 from fasteraa_transforms.search.data.folders import image_files as files_in
 from fasteraa_transforms.search.data.images import ImageSet, check_same
@@ -106,7 +106,7 @@ def test_the_rows_are_what_they_were() -> None:
         "cifar100": (4, 0, True, None),
         "svhn": (4, 0, True, None),
         "imagenet": (0, 32, True, (256, 256)),
-        "pets": (4, 0, True, None),
+        "pets": (4, 0, True, "auto"),
     }
     assert {name: (row.cutout, row.autoaugment) for name, row in DATASETS.items()} == {
         "digits": (16, "CIFAR10"),
@@ -706,7 +706,7 @@ def test_photographs_without_a_size_are_mentioned(monkeypatch: pytest.MonkeyPatc
     load_images([(large, 0), (large, 1)], size=(32, 32), tell=said.append)
     load_images([(small, 0), (small, 1)], tell=said.append)
     assert len(said) == 1
-    monkeypatch.setattr(load, "memory", lambda: 10**6)
+    monkeypatch.setattr(held, "memory", lambda: 10**6)
     message = (
         r"^2 images of 600×600 pixels take 0.0 GiB, but the machine has 0.0; lower num_images, or give an image size"
     )

@@ -45,8 +45,9 @@ class ImageFiles:
 class ClassFolder(ImageFiles):
     """A folder with one folder of images a class; samples (RGB image, class), as torchvision's ImageFolder has.
 
-    Folders within those of the classes are looked into as well. Hidden files and folders, those that systems add, and
-    those of runs are left out.
+    Images are turned upright, as their EXIF orientation says, which torchvision does not do. Folders within those of
+    the classes are looked into as well. Hidden files and folders, those that systems add, and those of runs are left
+    out.
 
     Args:
         root: the folder.
@@ -93,7 +94,7 @@ class ClassFolder(ImageFiles):
     def read(self, index: int, *, at_least: tuple[int, int] | None = None) -> tuple[Image.Image, int]:
         """The sample ``index``, its image decoded as `open_image` does for ``at_least``."""
         path, target = self.samples[index]
-        return open_image(path, at_least=at_least).convert("RGB"), target
+        return open_image(path, at_least=at_least, upright=True).convert("RGB"), target
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,11 @@ def is_mask(target: Any) -> bool:
     return isinstance(target, Image.Image) or (getattr(target, "ndim", 0) >= 2 and math.prod(target.shape) != 1)
 
 
+def extent_of_mask(mask: Any) -> tuple[int, int]:
+    """(height, width) of a mask as `is_mask` takes it."""
+    return (mask.height, mask.width) if isinstance(mask, Image.Image) else tuple(mask.shape[-2:])
+
+
 def read_mask(mask: Any, name: str, *, size: tuple[int, int], ignore_label: int) -> Tensor:
     """One sample's mask as int32 [H, W], 65535 where it is ignored.
 
@@ -143,11 +148,12 @@ class MaskFolder(ImageFiles):
             self.notes.append(f"left out of {root}: {listed(left_out)}")
 
     def read(self, index: int, *, at_least: tuple[int, int] | None = None) -> tuple[Image.Image, Image.Image]:
-        """The sample ``index``; its image is decoded whole, as its mask is."""
+        """The sample ``index``; its image is decoded whole, as its mask is, and turned only if it fits the mask so."""
         image_file, mask_file = self.samples[index]
         with Image.open(mask_file) as mask:
             mask.load()
-            return open_image(image_file).convert("RGB"), mask
+        image = open_image(image_file, upright=True, beside=(mask.height, mask.width))
+        return image.convert("RGB"), mask
 
 
 def _by_name(folder: Path, left_out: list[str]) -> dict[str, str]:

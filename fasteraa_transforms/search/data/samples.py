@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from torchvision.transforms.v2 import functional as tv
 
-from fasteraa_transforms.pipeline.image_files import eight_bits, open_image
+from fasteraa_transforms.pipeline.image_files import eight_bits, extent_of, open_image
 from fasteraa_transforms.search.data.masks import is_mask
 
 
@@ -119,27 +119,51 @@ def label_of(sample: Any, name: str, setting: str) -> int:
     return label
 
 
-def decode(image: Any, *, at_least: tuple[int, int] | None = None) -> Any:
-    """``image``, or what it holds if it is a file that was not decoded yet.
+def decode(image: Any, *, at_least: tuple[int, int] | None = None, beside: tuple[int, int] | None = None) -> Any:
+    """``image``, or what it holds if it is a file that was not decoded yet, turned upright.
 
     Args:
         image: `Encoded`, bytes, or a dict of ``bytes`` and ``path`` as Hugging Face's datasets have them with
             ``decode=False``; anything else is returned as it is.
         at_least: as for `open_image`.
+        beside: as for `open_image`.
 
     Raises:
         one of `UNREADABLE`: it cannot be decoded.
     """
-    if isinstance(image, Mapping) and {"bytes", "path"} <= image.keys():
-        image = image["path"] if image["bytes"] is None else image["bytes"]
-        if isinstance(image, str):
-            return open_image(image, at_least=at_least)
-    data = image.data if isinstance(image, Encoded) else image
-    if isinstance(data, bytes):
-        return open_image(io.BytesIO(data), at_least=at_least)
+    if (file := _file_of(image)) is not None:
+        return open_image(file, at_least=at_least, upright=True, beside=beside)
     if isinstance(image, Image.Image):
         image.load()
     return image
+
+
+def extent_of_image(image: Any) -> tuple[int, int] | None:
+    """(height, width) of a sample's image, which is not decoded; None if it is of no kind that is known.
+
+    Example:
+        >>> extent_of_image(Image.new("L", (6, 4))), extent_of_image(torch.zeros(3, 4, 6))
+        ((4, 6), (4, 6))
+    """
+    if (file := _file_of(image)) is not None:
+        return extent_of(file)
+    if isinstance(image, Image.Image):
+        return image.height, image.width
+    if isinstance(image, Tensor) and image.ndim == 3:
+        return image.shape[1], image.shape[2]
+    if isinstance(image, np.ndarray) and image.ndim in (2, 3):
+        return image.shape[0], image.shape[1]
+    return None
+
+
+def _file_of(image: Any) -> str | io.BytesIO | None:
+    """The path or the bytes of an image that is not decoded; None for one that is."""
+    if isinstance(image, Mapping) and {"bytes", "path"} <= image.keys():
+        image = image["path"] if image["bytes"] is None else image["bytes"]
+        if isinstance(image, str):
+            return image
+    data = image.data if isinstance(image, Encoded) else image
+    return io.BytesIO(data) if isinstance(data, bytes) else None
 
 
 def to_uint8(image: Any, name: str) -> Tensor:

@@ -4,34 +4,46 @@ import heapq
 import operator
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torchvision.datasets import DatasetFolder
 
+from fasteraa_transforms.pipeline.image_files import extent_of
 from fasteraa_transforms.search.data.folders import ImageFiles
 from fasteraa_transforms.search.data.samples import (
     UNREADABLE,
     Encoded,
     MapDataset,
     Samples,
+    extent_of_image,
     is_map_style,
     label_of,
     parts_of,
 )
+from fasteraa_transforms.search.data.sizing import Extent
+
+PROBED = 32
+"""Samples of a dataset in code that are read ahead to see how large its images are."""
 
 
 class Drawn(NamedTuple):
     """The drawn samples.
 
     Attributes:
-        samples: name and sample, or in place of one that cannot be read the exception, in the drawn order.
-        wanted: how many of them to take.
+        samples: called with the (height, width) that files may be decoded at, as for `open_image`: name and sample, or
+            in place of one that cannot be read the exception, in the drawn order.
+        extents: called without anything: the (height, width) of the images, or None of those whose size is not known,
+            in the drawn order; nothing is decoded that is a file.
+        surveyed: how many images ``extents`` tells of.
+        wanted: how many samples to take.
         available: how many there are to draw from.
     """
 
-    samples: Iterator[tuple[str, Any]]
+    samples: Callable[[Extent | None], Iterator[tuple[str, Any]]]
+    extents: Callable[[], Iterator[Extent | None]]
+    surveyed: int
     wanted: int
     available: int
 
@@ -43,7 +55,6 @@ def draw(
     num_classes: int | None,
     balanced: bool,
     seed: int,
-    at_least: tuple[int, int] | None = None,
 ) -> Drawn:
     """Draw samples without replacement.
 
@@ -56,13 +67,12 @@ def draw(
         num_classes: from how many classes, themselves drawn at random; None for all.
         balanced: whether to draw evenly from all classes.
         seed: of the draws.
-        at_least: (height, width) that files may be decoded at, as for `open_image`.
 
     Raises:
         ValueError: ``num_classes`` of a dataset that is gone through once.
     """
     if is_map_style(dataset):
-        return _draw_by_index(dataset, num_images, num_classes, balanced, seed, at_least)  # type: ignore[arg-type]
+        return _draw_by_index(dataset, num_images, num_classes, balanced, seed)  # type: ignore[arg-type]
     if num_classes is not None:
         raise ValueError("num_classes should be None for a dataset that is gone through once: classes come up late")
     return _draw_in_one_pass(dataset, num_images, balanced, seed)  # type: ignore[arg-type]
@@ -87,7 +97,6 @@ def _draw_by_index(
     num_classes: int | None,
     balanced: bool,
     seed: int,
-    at_least: tuple[int, int] | None,
 ) -> Drawn:
     """The drawn samples of a map-style dataset."""
     generator = torch.Generator().manual_seed(seed)
@@ -110,7 +119,7 @@ def _draw_by_index(
                 seen[labels[index]] += 1
             order.sort(key=turn.__getitem__)
 
-    def samples() -> Iterator[tuple[str, Any]]:
+    def samples(at_least: Extent | None) -> Iterator[tuple[str, Any]]:
         for index in order:
             try:
                 sample = _read(dataset, index, at_least)
@@ -118,7 +127,15 @@ def _draw_by_index(
                 sample = error
             yield _name(dataset, index), sample
 
-    return Drawn(samples(), len(order) if num_images is None else min(num_images, len(order)), len(dataset))
+    wanted = len(order) if num_images is None else min(num_images, len(order))
+    # Files tell their size by a few bytes, and a list has its images already; other datasets may decode each of theirs.
+    surveyed = wanted if isinstance(dataset, ImageFiles | list | tuple) else min(wanted, PROBED)
+
+    def extents() -> Iterator[Extent | None]:
+        for index in order[:surveyed]:
+            yield _extent(dataset, index)
+
+    return Drawn(samples, extents, surveyed, wanted, len(dataset))
 
 
 def _read(dataset: MapDataset, index: int, at_least: tuple[int, int] | None = None) -> Any:
@@ -128,6 +145,16 @@ def _read(dataset: MapDataset, index: int, at_least: tuple[int, int] | None = No
     except Exception as error:
         error.add_note(f"while reading {_name(dataset, index)}")
         raise
+
+
+def _extent(dataset: MapDataset, index: int) -> Extent | None:
+    """(height, width) of an image; None where it is not known, as of a broken file."""
+    try:
+        if isinstance(dataset, ImageFiles):
+            return extent_of(dataset.samples[index][0])
+        return extent_of_image(parts_of(_read(dataset, index), _name(dataset, index))[0])
+    except UNREADABLE:  # whoever loads it says why
+        return None
 
 
 def _name(dataset: MapDataset, index: int) -> str:
@@ -159,10 +186,17 @@ def _draw_in_one_pass(dataset: Iterable[Any], num_images: int | None, balanced: 
     kept.reverse()
     reservoirs.clear()
 
-    def samples() -> Iterator[tuple[str, Any]]:
+    def samples(at_least: Extent | None) -> Iterator[tuple[str, Any]]:
         while kept:  # let go of each, so that no image is held twice
             _, index, sample = kept.pop()
             image, _ = parts_of(sample, f"sample {index}")
             yield image.name if isinstance(image, Encoded) else f"sample {index}", sample
 
-    return Drawn(samples(), held, available)
+    def extents() -> Iterator[Extent | None]:
+        for _, index, sample in reversed(kept):
+            try:
+                yield extent_of_image(parts_of(sample, f"sample {index}")[0])
+            except UNREADABLE:
+                yield None
+
+    return Drawn(samples, extents, held, held, available)

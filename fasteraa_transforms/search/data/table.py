@@ -6,7 +6,7 @@ Adding a data set is adding a row to `DATASETS`; helps, error messages and defau
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.samples import MapDataset
+from fasteraa_transforms.search.data.sizing import Size
 
 
 class Digits:
@@ -50,6 +51,8 @@ class Preparation:
         num_images: size of the subset; None for all images.
         num_classes: how many classes the subset is drawn from; None for all.
         image_size: (height, width) that networks see; None for that of the images.
+        choose_size: whether a size is chosen where ``image_size`` is None, for images of several sizes and large ones,
+            as `data.sizing` says.
         padding: zeros around an image before its random crop, in pixels.
         margin: images are held this many pixels larger than ``image_size``, before the random crop.
         flip: whether images are mirrored with chance 1/2.
@@ -63,33 +66,35 @@ class Preparation:
     num_images: int | None = 4000
     num_classes: int | None = None
     image_size: tuple[int, int] | None = None
+    choose_size: bool = False
     padding: int = 4
     margin: int = 0
     flip: bool = True
     critic: str | None = None
 
     @property
-    def held_size(self) -> tuple[int, int] | None:
-        """(height, width) that images are resized to when they are loaded; None: they keep theirs."""
+    def held_size(self) -> Size:
+        """The size that images are loaded at, as for `load_images`."""
         if self.image_size is None:
-            return None
+            return "auto" if self.choose_size else None
         height, width = self.image_size
         return height + self.margin, width + self.margin
 
-    def changed(self, *, image_size: int | None = None, **fields: Any) -> "Preparation":
+    def changed(self, *, image_size: int | Literal["own"] | None = None, **fields: Any) -> "Preparation":
         """The same with what is given otherwise.
 
         Args:
-            image_size: side of a square; None leaves the size as it is.
+            image_size: side of a square; "own" for the size of the images; None leaves the size as it is.
             fields: of the others; None leaves a field as it is.
 
         Example:
             >>> Preparation().changed(num_images=100, padding=None, image_size=64)
-            Preparation(num_images=100, num_classes=None, image_size=(64, 64), padding=4, ...)
+            Preparation(num_images=100, num_classes=None, image_size=(64, 64), choose_size=False, padding=4, ...)
         """
         given = {name: value for name, value in fields.items() if value is not None}
         if image_size is not None:
-            given["image_size"] = (image_size, image_size)
+            given["image_size"] = None if image_size == "own" else (image_size, image_size)
+            given["choose_size"] = False
         return dataclasses.replace(self, **given)
 
     def crop(self, held: tuple[int, int]) -> Crop:
@@ -174,7 +179,7 @@ def _unnamed(root: str, download: bool) -> MapDataset:
     raise NotImplementedError("images of one's own are opened by open_dataset")
 
 
-OWN = Dataset("images of one's own", _unnamed)
+OWN = Dataset("images of one's own", _unnamed, preparation=Preparation(choose_size=True))
 """The row of everything that has no name in `DATASETS`: folders, shards, datasets in code."""
 
 

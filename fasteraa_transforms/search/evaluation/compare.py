@@ -34,6 +34,7 @@ from fasteraa_transforms.search.runtime import files
 from fasteraa_transforms.search.runtime.defaults import usual_defaults
 from fasteraa_transforms.search.runtime.events import Events, Nowhere, open_events
 from fasteraa_transforms.search.runtime.hardware import device_name
+from fasteraa_transforms.search.runtime.output import say
 from fasteraa_transforms.search.runtime.world import World, join
 
 POLL = 1.0
@@ -109,7 +110,8 @@ def compare(
     record = None if out is None else Record(Path(out))
     with _kept_apart(world, settings := settings or TrainingSettings(), record) as device:
         settings = _completed(settings, name, device)
-        splits = SplitsBySeed(name, dataset, test, settings, device)
+        tell = say if progress and world.first else None
+        splits = SplitsBySeed(name, dataset, test, settings, device, tell)
         if settings.model is None:
             settings = dataclasses.replace(settings, model=fitting_model(splits.of(0).crop.size, device))
         if not settings.cutout and any(each.label == "cutout" for each in augmentations):

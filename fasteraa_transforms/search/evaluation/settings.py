@@ -63,8 +63,10 @@ class TrainingSettings:
     split_seed: int | None = field(default=0, metadata=SEED)
     """Of that subset: the images that a search with this seed and as many images works on; none: that of each
     training."""
-    image_size: int | None = field(default=None, metadata=SIDE)
-    """Side in pixels that images are resized and cropped to; none: their own size (32 for digits, 224 for ImageNet)."""
+    image_size: int | Literal["own"] | None = field(default=None, metadata=SIDE)
+    """Side in pixels that images are resized and cropped to; own: none, they keep their size. None: 32 for digits, 224
+    for ImageNet; images of one's own, of several sizes or of more than 96×96 pixels, 64, or 32 where most are smaller
+    than 64; all others keep their size."""
     padding: int | None = field(default=None, metadata=NOT_NEGATIVE)
     """Zeros around an image before its random crop, in pixels; none: 4 (0 for ImageNet)."""
     flip: bool | None = None

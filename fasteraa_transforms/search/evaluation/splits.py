@@ -1,6 +1,7 @@
 """The images of an evaluation: what networks are trained on, and what they are tested on."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.data.load import load_images
 from fasteraa_transforms.search.data.samples import MapDataset
+from fasteraa_transforms.search.data.sizing import Size
 from fasteraa_transforms.search.data.table import find_dataset
 from fasteraa_transforms.search.evaluation.settings import TrainingSettings
 
@@ -43,6 +45,7 @@ class SplitsBySeed:
         test: the test split; if None, the images that are not trained on.
         settings: of the trainings.
         device: where the images are held.
+        tell: called with a line about the size of the images, where it is chosen or takes much memory.
 
     Raises:
         ValueError: masks, more training images than there are, or test images of other classes or channels.
@@ -55,7 +58,9 @@ class SplitsBySeed:
         test: MapDataset | None,
         settings: TrainingSettings,
         device: torch.device,
+        tell: Callable[[str], object] | None = None,
     ) -> None:
+        self.tell = tell
         self.name, self.dataset, self.test, self.settings, self.device = name, dataset, test, settings, device
         self.preparation = find_dataset(name).preparation.changed(
             image_size=settings.image_size, padding=settings.padding, flip=settings.flip
@@ -75,7 +80,10 @@ class SplitsBySeed:
     def _load(self, seed: int) -> Split:
         settings = self.settings
         held = self.preparation.held_size
-        everything = load_images(self.dataset, size=held, seed=seed)
+        everything = load_images(self.dataset, size=held, seed=seed, tell=self.tell)
+        if held == "auto":  # which others might choose otherwise: those of the test split, those of other seeds
+            held = everything.images.shape[2], everything.images.shape[3]
+            self.preparation = dataclasses.replace(self.preparation, image_size=held)
         if everything.has_masks:
             raise ValueError("an evaluation takes a label for each image, but the dataset has masks")
         total = len(everything)
@@ -90,7 +98,7 @@ class SplitsBySeed:
         crop = self.preparation.crop((train.images.shape[-2], train.images.shape[-1]))
         return Split(train.to(self.device), test.to(self.device), crop)
 
-    def _load_test(self, dataset: MapDataset, held: tuple[int, int] | None, train: ImageSet) -> ImageSet:
+    def _load_test(self, dataset: MapDataset, held: Size, train: ImageSet) -> ImageSet:
         test = load_images(dataset, size=held)
         if test.classes != train.classes or test.images.shape[1] != train.images.shape[1]:
             raise ValueError(

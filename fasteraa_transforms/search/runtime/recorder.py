@@ -1,7 +1,8 @@
 """What a search leaves while it runs: rows of metrics, TensorBoard's events, checkpoints, progress bars."""
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +14,9 @@ from fasteraa_transforms.search.runtime.events import Events, open_events
 from fasteraa_transforms.search.runtime.folder import RunFolder
 from fasteraa_transforms.search.runtime.output import Output, command_line, say
 from fasteraa_transforms.search.runtime.world import World
+
+_SILENT = 3.0
+"""Seconds after which a line says how far loading is, where no bar is shown."""
 
 _METRICS: dict[str, type] = {"kind": str, "epoch": int, "step": int}
 """What every row of ``metrics.jsonl`` holds."""
@@ -201,6 +205,22 @@ class Recorder:
         from tqdm import tqdm
 
         return tqdm(iterable, description, file=Output(sys.stderr), disable=not self.progress, **options)
+
+    def watch(self, items: Iterable[Any], description: str, count: int) -> Iterable[Any]:
+        """``items``, with a word on how far they are where that takes longer: a bar in a terminal, else a line."""
+        if Output(sys.stderr).isatty():
+            return self.bar(items, description, total=count, unit="image", delay=1, leave=False)
+        return self._announced(items, description, count)
+
+    def _announced(self, items: Iterable[Any], description: str, count: int) -> Iterator[Any]:
+        began, silent = time.perf_counter(), True
+        for done, item in enumerate(items):
+            passed = time.perf_counter() - began
+            if silent and done and passed > _SILENT:
+                left = passed / done * (count - done)
+                self.say(f"{description}: {done:,} of {count:,} images after {passed:.0f} s, about {left:.0f} s left")
+                silent = False
+            yield item
 
     def say(self, text: str) -> None:
         """Print where progress is shown."""
