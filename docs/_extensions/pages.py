@@ -29,6 +29,7 @@ INCLUDED = {
     "kernels": "cuda/README.md",
     "searches": "search/README.md",
     "searching": "docs/search.md",  # search.html is where Sphinx puts the search in the site
+    "citation": "README.md#Cite",
     "measured": "README.md#What was measured",
 }
 """Pages, and the file, or the section of a file, that each shows."""
@@ -36,9 +37,11 @@ INCLUDED = {
 CHARTS = {"benchmarks": "speed"}
 """Pages that a script writes, and the function whose charts they get on the site."""
 
-_PAGES = {"README.md": "/index.md", "README.md#what-was-measured": "/measured.md"} | {
-    file: f"/{name}.md" for name, file in INCLUDED.items()
-}
+_PAGES = {
+    "README.md": "/index.md",
+    "README.md#cite": "/citation.md",
+    "README.md#what-was-measured": "/measured.md",
+} | {file: f"/{name}.md" for name, file in INCLUDED.items()}
 _GENERATED = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 _CODE_OR_LINK = re.compile(r"^```.*?^```|`[^`]+`|\[([^\[\]]*)\]\(([^()\s]+)\)", re.MULTILINE | re.DOTALL)
 _PUBLIC = (

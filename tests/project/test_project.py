@@ -1,14 +1,22 @@
 """The package as a project: what the wheel holds, what an import pulls in, which names are public."""
 
 import ast
+import email
+import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
+import tomllib
 import zipfile
+from email.message import Message
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import yaml
 
 import fasteraa_transforms
 
@@ -53,10 +61,13 @@ def _python(code: str, cwd: Path = ROOT) -> str:
     return process.stdout.strip().splitlines()[-1]
 
 
-def _build(hook: str, folder: Path) -> zipfile.ZipFile:
+def _built(hook: str, folder: Path, project: Path = ROOT) -> Path:
     # In a process of its own: hatchling builds the project of the working directory.
-    name = _python(f"from hatchling.build import {hook}; print({hook}({str(folder)!r}))")
-    return zipfile.ZipFile(folder / name)
+    return folder / _python(f"from hatchling.build import {hook}; print({hook}({str(folder)!r}))", project)
+
+
+def _build(hook: str, folder: Path) -> zipfile.ZipFile:
+    return zipfile.ZipFile(_built(hook, folder))
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +98,135 @@ def test_wheel_ships_the_policies_and_no_schema_among_them(wheel: zipfile.ZipFil
     for name in expected:
         # Whatever lies in the folder can be loaded by its name, so a JSON Schema has to live elsewhere.
         assert "properties" not in json.loads(wheel.read(name)), name
+
+
+def test_the_source_distribution_holds_the_repository(tmp_path: Path) -> None:
+    with tarfile.open(_built("build_sdist", tmp_path)) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    written = {
+        *("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md"),
+        *("pyproject.toml", "hatch_build.py", "PKG-INFO", ".gitignore"),
+    }
+    folders = {".ci", "benchmarks", "cuda", "docs", "examples", "fasteraa_transforms", "search", "tests"}
+    assert {name.partition("/")[0] for name in names} == written | folders
+    for folder in folders - {".ci"}:
+        for path in (ROOT / folder).rglob("*.py"):
+            assert path.relative_to(ROOT).as_posix() in names, path
+
+
+# --- what an index of packages shows ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hook() -> ModuleType:
+    pytest.importorskip("hatchling")
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _metadata(folder: Path, repository: str | None) -> Message:
+    """Metadata of the package as built with, or without, an address of its repository."""
+    for name in ("README.md", "LICENSE", "hatch_build.py"):
+        shutil.copy(ROOT / name, folder)
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert text.count("\n[project.urls]\n") == 1
+    text = re.sub(r"^Repository = .*\n", "", text, flags=re.MULTILINE)
+    if repository:
+        text = text.replace("\n[project.urls]\n", f'\n[project.urls]\nRepository = "{repository}"\n')
+    (folder / "pyproject.toml").write_text(text, encoding="utf-8")
+    (folder / "fasteraa_transforms").mkdir()
+    (folder / "fasteraa_transforms" / "__init__.py").touch()
+    (folder / "built").mkdir()
+    made = _built("prepare_metadata_for_build_wheel", folder / "built", folder)
+    return email.message_from_bytes((made / "METADATA").read_bytes())
+
+
+def _targets(markdown: str) -> list[str]:
+    """Where links and pictures of a page lead, however they are written."""
+    text = re.sub(r"^```.*?^```|`[^`\n]+`", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    written = (r"\]\(\s*<?([^)\s>]+)", r"^\s*\[[^\]]+\]:\s*(\S+)", r"(?:src|href)\s*=\s*[\"']?([^\"'\s>]+)")
+    return [target for each in written for target in re.findall(each, text, re.MULTILINE)]
+
+
+def test_the_description_has_no_relative_links(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    relative = [target for target in _targets(readme) if ":" not in target]
+    assert len(relative) > 10
+    description = _metadata(tmp_path, "https://example.org/someone/something/").get_payload(decode=True).decode()
+    targets = _targets(description)
+    assert all(target.startswith("https://") for target in targets)
+    assert len(targets) == len(_targets(readme))
+    made = [target for target in targets if target.startswith("https://example.org/")]
+    for target in made:
+        kind, head, path = target.removeprefix("https://example.org/someone/something/").split("/", 2)
+        assert (ROOT / path.partition("#")[0]).exists()
+        assert (kind, head) == ("raw" if path.endswith((".jpg", ".png", ".svg")) else "blob", "HEAD")
+        assert path in relative
+    assert len(made) == len(relative)
+
+
+def test_the_description_without_a_repository_has_no_dead_links(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    metadata = _metadata(tmp_path, None)
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    description = metadata.get_payload(decode=True).decode()
+    assert _targets(description) == [target for target in _targets(readme) if ":" in target]
+    for text, target in re.findall(r"(?<!!)\[([^\]]+)\]\(([^)]+)\)", readme):
+        assert text in description
+        assert ":" in target or f"[{text}]" not in description
+    assert "![" not in description
+    assert "\n\n\n" not in description
+
+
+def test_links_of_every_kind_stand_alone(hook: ModuleType) -> None:
+    page = """[a](docs/a.md#x) ![p](./p.png "title") [`b`](https://x.org/b) [c](#below) [![d](d.svg)](e.md)
+
+![whole](q.jpg)
+
+```bash
+echo "[a](docs/a.md)"
+```
+`f[0](docs/a.md)`
+"""
+    code = page.partition("```")[1] + page.partition("```")[2]
+    base = "https://x.org/me/it"
+    assert hook.standing_alone(page, base) == (
+        f'[a]({base}/blob/HEAD/docs/a.md#x) ![p]({base}/raw/HEAD/p.png "title") [`b`](https://x.org/b) '
+        f"[c]({base}/blob/HEAD/README.md#below) [![d]({base}/raw/HEAD/d.svg)]({base}/blob/HEAD/e.md)\n\n"
+        f"![whole]({base}/raw/HEAD/q.jpg)\n\n{code}"
+    )
+    assert hook.standing_alone(page, None) == f"a  [`b`](https://x.org/b) c \n\n{code}"
+
+
+def test_the_citation_names_the_paper_and_this_version(wheel: zipfile.ZipFile) -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors", "license"} <= set(citation)  # what the format asks for
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (name,) = (name for name in wheel.namelist() if name.endswith("/METADATA"))
+    built = email.message_from_bytes(wheel.read(name))
+    assert citation["version"] == project["version"] == built["Version"]
+    assert citation["title"] == project["name"] == built["Name"]
+    assert citation["license"] == project["license"] == built["License-Expression"]
+    paper = citation["preferred-citation"]
+    assert paper["type"] == "conference-paper"
+    assert (paper["doi"], paper["year"]) == ("10.1007/978-3-030-58595-2_1", 2020)
+    assert paper["url"] == project["urls"]["Paper"]
+    assert [each["family-names"] for each in paper["authors"]] == ["Hataya", "Zdenek", "Yoshizoe", "Nakayama"]
+
+    (entry,) = re.findall(r"```bibtex\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert entry.count("{") == entry.count("}")
+    fields = dict(re.findall(r"^  (\w+) += \{(.*)\},$", entry, re.MULTILINE))
+    assert re.sub("[{}]", "", fields["title"]) == paper["title"]
+    assert fields["author"] == " and ".join(
+        f"{each['family-names']}, {each['given-names']}" for each in paper["authors"]
+    )
+    assert fields["booktitle"].replace("--", "–") == paper["collection-title"]
+    assert (fields["pages"], fields["publisher"]) == (f"{paper['start']}--{paper['end']}", paper["publisher"]["name"])
+    assert (fields["year"], fields["doi"]) == (str(paper["year"]), paper["doi"])
 
 
 def test_editable_install_is_a_plain_path(tmp_path: Path) -> None:
