@@ -802,7 +802,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 
 
 @pytest.mark.usefixtures("_no_curves")
-@pytest.mark.parametrize("stop", ["classifier", "second strength"])
+@pytest.mark.parametrize("stop", ["classifier", "classifier's second epoch", "second strength"])
 def test_a_resumed_run_that_holds_the_strength_is_the_uninterrupted_one(
     stop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -812,10 +812,11 @@ def test_a_resumed_run_that_holds_the_strength_is_the_uninterrupted_one(
             interrupt_step(patch, 8)
         else:
             function, calls = Tools.classify, []
+            last = 2 if stop == "classifier" else 5  # of 3 an epoch
 
             def interrupted(*args: Any, **keywords: Any) -> Any:
                 calls.append(None)
-                if len(calls) == 2:
+                if len(calls) == last:
                     raise KeyboardInterrupt
                 return function(*args, **keywords)
 
@@ -824,9 +825,13 @@ def test_a_resumed_run_that_holds_the_strength_is_the_uninterrupted_one(
             search(own_images(), HELD, out=tmp_path / "run", progress=False)
     where = {
         "classifier": "while training the classifier",
+        "classifier's second epoch": "while training the classifier",
         "second strength": "in epoch 3 of 3",
     }
     assert f"interrupted {where[stop]}" in str(caught.value)
+    if stop != "second strength":
+        kept = 0 if stop == "classifier" else 1
+        assert torch.load(tmp_path / "run" / "checkpoint.pt")["state"]["classifier_epoch"] == kept
     resumed = search(own_images(), HELD, out=tmp_path / "run", resume=True, progress=False)
     assert resumed == whole
     assert without_time(resumed.provenance) == without_time(whole.provenance)

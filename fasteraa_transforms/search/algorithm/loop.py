@@ -152,20 +152,24 @@ def _train_classifier(
 ) -> None:
     """Let the classifier learn the classes before it guards them."""
     recorder.doing = "while training the classifier"
-    began = time.perf_counter()
     # As many steps as an epoch of the search has.
     batch_size = settings.batch_size if data is task.data else settings.batch_size // 2
     step = graphed(functools.partial(tools.classify, state), state, settings.graphs)
-    rows: list[Tensor] = []
-    for _ in recorder.bar(range(settings.classifier_epochs), "training the classifier first", unit="epoch"):
+    done, epochs = state.classifier_epoch, settings.classifier_epochs
+    name = "training the classifier first"
+    for epoch in recorder.bar(range(done, epochs), name, unit="epoch", total=epochs, initial=done):
+        began = time.perf_counter()
         stream = batches(data, batch_size, task.crop, generator=state.generator)
         rows = [torch.stack(list(step(*batch).values())) for batch in stream]
-    if state.guard is not None:  # batch norm has seen other images on each rank
-        state.guard.load_state_dict(task.world.from_first(state.guard.state_dict))
-        state.freeze_guard()
-    loss, accuracy = torch.stack(rows).mean(0).tolist()
-    state.classifier = {"loss": loss, "accuracy": accuracy}
-    state.seconds += time.perf_counter() - began
+        state.classifier_epoch = epoch + 1
+        if state.classifier_epoch == epochs:
+            if state.guard is not None:  # batch norm has seen other images on each rank
+                state.guard.load_state_dict(task.world.from_first(state.guard.state_dict))
+                state.freeze_guard()
+            loss, accuracy = torch.stack(rows).mean(0).tolist()
+            state.classifier = {"loss": loss, "accuracy": accuracy}
+        state.seconds += time.perf_counter() - began
+        recorder.save({"state": state.state_dict()}, None, epochs=state.epoch)  # the policy is as it was
 
 
 # --- an epoch ---------------------------------------------------------------------------------------------------------

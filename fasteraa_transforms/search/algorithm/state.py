@@ -30,6 +30,7 @@ class SearchState:
         seconds: that the search has taken.
         means: what the steps of the last epoch measured, in the mean.
         classifier: loss and accuracy at the end of the classifier's own training; None before it.
+        classifier_epoch: how many epochs of that training are done.
         ends: what each strength that is done ended with: the ``policy``, as a state dict, and the ``means``.
     """
 
@@ -46,6 +47,7 @@ class SearchState:
     seconds: float = 0.0
     means: dict[str, float] = field(default_factory=dict)
     classifier: dict[str, float] | None = None
+    classifier_epoch: int = 0
     ends: list[dict[str, Any]] = field(default_factory=list)
 
     def freeze_guard(self) -> None:
@@ -72,6 +74,7 @@ class SearchState:
             "seconds": self.seconds,
             "means": self.means,
             "classifier": self.classifier,
+            "classifier_epoch": self.classifier_epoch,
             "ends": self.ends,
         }
 
@@ -91,6 +94,7 @@ class SearchState:
         self.multiplier.copy_(state["multiplier"])
         for name in ("epoch", "step", "seconds", "means", "classifier", "ends"):
             setattr(self, name, state[name])
+        self.classifier_epoch = state.get("classifier_epoch", 0)  # runs of before kept the whole training alone
         if self.guard is not None:
             self.guard.load_state_dict(state["guard"])
             if self.classifier is not None:
