@@ -2,18 +2,17 @@
 
 Small networks train faster so than one after another on all cores. A worker is a fresh Python process, not a copy of
 this one, so a script that calls `search` needs no ``if __name__ == "__main__"``. It ends when its parent does, however
-that ends.
+that ends, and nothing of either stays: what they share goes through pipes, not through files.
 """
 
+import contextlib
 import os
 import pickle
 import queue
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 Work = Callable[..., Any]
@@ -40,29 +39,24 @@ class Pool:
 
     def __init__(self, function: Work, shared: Any, *, processes: int) -> None:
         self.function, self.shared, self.processes = function, shared, processes
-        self._workers: list[subprocess.Popen[bytes]] = []
+        self._workers: list[_Worker] = []
 
-    @contextmanager
+    @contextlib.contextmanager
     def started(self) -> Iterator["Pool"]:
         """The pool with its workers; they end with the block."""
         if self.processes <= 1:
             yield self
             return
-        with tempfile.TemporaryDirectory(prefix="fasteraa-") as folder:
-            path = os.path.join(folder, "shared.pickle")
-            with open(path, "wb") as file:
-                pickle.dump((self.function, self.shared), file, protocol=pickle.HIGHEST_PROTOCOL)
-            try:
-                self._workers = [_start(path) for _ in range(self.processes)]
-                yield self
-            finally:
-                for worker in self._workers:
-                    worker.kill()
-                    worker.wait()
-                    for pipe in (worker.stdin, worker.stdout):
-                        if pipe is not None:
-                            pipe.close()
-                self._workers = []
+        data = pickle.dumps((self.function, self.shared), protocol=pickle.HIGHEST_PROTOCOL)
+        try:
+            for _ in range(self.processes):
+                self._workers.append(_Worker(data))
+            del data  # which can be large
+            yield self
+        finally:
+            for worker in self._workers:
+                worker.end()
+            self._workers = []
 
     def run(self, arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
         """Index and result of each call, in the order in which they are done.
@@ -92,33 +86,64 @@ class Pool:
             yield index, result
 
 
-def _start(path: str) -> subprocess.Popen[bytes]:
-    # One thread each. What this process can import, the worker can import, too.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.Popen(
-        [sys.executable, "-m", "fasteraa_transforms.search.runtime.worker", path],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment,
-    )
+class _Worker:
+    """A worker process.
+
+    Args:
+        data: function and first argument of every call, pickled. A worker takes seconds to start, and is waited for by
+            nobody meanwhile.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        # One thread each. What this process can import, the worker can import, too.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "fasteraa_transforms.search.runtime.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.to, self.back = self.process.stdin, self.process.stdout
+        self.handing_over = threading.Thread(target=self._send, args=(data,), daemon=True)
+        self.handing_over.start()
+
+    def _send(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):  # it has ended; whoever asks it to work is told
+            self.to.write(data)
+            self.to.flush()
+
+    def ask(self, arguments: tuple[Any, ...]) -> tuple[Any, BaseException | None]:
+        """The result of one call, or its error; that is a `WorkerLost` where the process has ended."""
+        self.handing_over.join()
+        try:
+            pickle.dump(arguments, self.to, protocol=pickle.HIGHEST_PROTOCOL)
+            self.to.flush()
+            answer: tuple[Any, BaseException | None] = pickle.load(self.back)
+        except (EOFError, OSError, ValueError, pickle.UnpicklingError):
+            return None, WorkerLost("a worker process ended in the middle of a training; is memory short?")
+        return answer
+
+    def end(self) -> None:
+        """End the process, in whatever it is."""
+        self.process.kill()
+        self.process.wait()
+        self.handing_over.join()
+        for pipe in (self.to, self.back):
+            with contextlib.suppress(OSError):  # what was not written yet has no reader any more
+                pipe.close()
 
 
 def _serve(
-    worker: "subprocess.Popen[bytes]",
+    worker: _Worker,
     waiting: "queue.SimpleQueue[tuple[int, tuple[Any, ...]] | None]",
     done: "queue.SimpleQueue[tuple[int, Any, BaseException | None]]",
 ) -> None:
     """Hand work to one worker until there is none left."""
-    assert worker.stdin is not None
-    assert worker.stdout is not None
     while (item := waiting.get()) is not None:
         index, arguments = item
-        try:
-            pickle.dump(arguments, worker.stdin, protocol=pickle.HIGHEST_PROTOCOL)
-            worker.stdin.flush()
-            result, error = pickle.load(worker.stdout)
-        except (EOFError, OSError, ValueError, pickle.UnpicklingError):
-            result, error = None, WorkerLost("a worker process ended in the middle of a training; is memory short?")
+        result, error = worker.ask(arguments)
         done.put((index, result, error))
         if isinstance(error, WorkerLost):
             return

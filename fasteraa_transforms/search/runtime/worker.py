@@ -1,4 +1,4 @@
-"""A worker of `runtime.pool`, which alone starts it: ``python -m fasteraa_transforms.search.runtime.worker FILE``."""
+"""A worker of `runtime.pool`, which alone starts it: ``python -m fasteraa_transforms.search.runtime.worker``."""
 
 import os
 import pickle
@@ -9,16 +9,18 @@ import threading
 from typing import Any
 
 
-def main(path: str) -> int:
-    """Call the function in ``path`` on what comes in, until the parent is gone."""
+def main() -> int:
+    """Call the function that comes in first on what comes in after it, until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     results = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not come between the results
     import torch
 
     torch.set_num_threads(1)
-    with open(path, "rb") as file:
-        function, shared = pickle.load(file)
+    try:
+        function, shared = pickle.load(sys.stdin.buffer)
+    except (EOFError, pickle.UnpicklingError):  # the parent has ended
+        return 0
     work: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(work,), daemon=True).start()
     while True:
@@ -45,4 +47,4 @@ def _listen(work: "queue.SimpleQueue[Any]") -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main())
