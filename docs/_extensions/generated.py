@@ -211,11 +211,12 @@ def command_line() -> str:
     """The help of every command, as it prints it."""
     commands: dict[str, tuple[Callable[[list[str]], int], list[str]]] = {
         "fasteraa": (looking.main, []),
-        "fasteraa show": (looking.main, ["show"]),
-        "fasteraa diff": (looking.main, ["diff"]),
         "fasteraa search": (looking.main, ["search"]),
         "fasteraa evaluate": (looking.main, ["evaluate"]),
         "fasteraa operations": (looking.main, ["operations"]),
+        "fasteraa show": (looking.main, ["show"]),
+        "fasteraa diff": (looking.main, ["diff"]),
+        "fasteraa list": (looking.main, ["list"]),
     }
     return "\n\n".join(
         f"## {name}\n\n```text\n$ {name} --help\n{_help(main, arguments)}\n```"

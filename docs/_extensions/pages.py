@@ -51,6 +51,7 @@ _PUBLIC = (
     "fasteraa_transforms.search.data.images",
     "fasteraa_transforms.search.data.masks",
     "fasteraa_transforms.search.data.samples",
+    "fasteraa_transforms.search.data.sizing",
     "fasteraa_transforms.search.data.table",
     "fasteraa_transforms.search.evaluation.controls",
     "fasteraa_transforms.pipeline.image_files",
