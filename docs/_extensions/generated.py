@@ -6,7 +6,7 @@ Each function returns Markdown; `pages.py` puts it in the place of a comment `<!
 import dataclasses
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
@@ -167,12 +167,30 @@ def _provenance(policy: Policy) -> Iterator[str]:
     }
     yield "| | |\n|---|---|"
     yield from (f"| {key} | {value} |" for key, value in facts.items() if value)
+    if kept := origin.get("kept"):
+        yield f"\nWhat the search kept, and said: `{kept}` ({origin['origin']}).\n"
+        yield from (f"- {line}" for line in origin["verdict"])
+    if controls := origin.get("controls"):
+        yield from _controls(controls, origin["controls_settings"])
     if found := origin.get("diagnosis"):
         yield "\nWhat the search said of itself:\n"
         yield from (f"- {line}" for line in _diagnosis(found).verdict().splitlines())
         for trial in found.get("trials", ()):  # of a search that chose by small networks
             kept = ", which is kept" if trial["chosen"] else ""
             yield f"- {trial['error']:.1%} held-out error of small networks at strength {trial['strength']:.3f}{kept}"
+
+
+def _controls(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Iterator[str]:
+    """What networks make of test images that were trained with the policy, and with every control."""
+    yield (
+        f"\nErrors on test images of `{settings['model']}`, trained on {settings['train_images']:,} images for "
+        f"{settings['epochs']} epochs:\n"
+    )
+    yield "| augmentation | error, % | seeds |\n|---|---:|---:|"
+    for row in rows:
+        name = "this policy" if row["augmentation"] == "searched" else row["augmentation"]
+        width = "" if row["half_width"] is None else f" ± {row['half_width']:.2f}"
+        yield f"| {name} | {row['error']:.2f}{width} | {len(row['seeds'])} |"
 
 
 def _diagnosis(found: Mapping[str, Any]) -> Diagnosis:

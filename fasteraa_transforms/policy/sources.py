@@ -37,15 +37,19 @@ class ShippedPolicy(str):
     def gains(self) -> list[str]:
         """What networks gain by the policy, a line for each augmentation that was measured beside it; [] if unmeasured.
 
-        A line has the mean error on test images, half the width of its interval, and the number of seeds.
+        A line has the mean error on test images, half the width of its interval over several seeds, and their number.
         """
         rows = self.provenance.get("controls", [])
         wide = max((len(row["augmentation"]) for row in rows), default=0)
         return [
-            f"{row['augmentation']:{wide}}  {row['error']:.2f} ± {row['half_width']:.2f} % error, "
+            f"{row['augmentation']:{wide}}  {row['error']:.2f}{_interval(row.get('half_width'))} % error, "
             + _seeds(row["seeds"])
             for row in rows
         ]
+
+
+def _interval(half_width: float | None) -> str:
+    return "" if half_width is None else f" ± {half_width:.2f}"
 
 
 def _seeds(seeds: int | list[int]) -> str:

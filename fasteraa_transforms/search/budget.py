@@ -190,7 +190,7 @@ def make_plan(
             batch_size=batch_size,
             epochs=MULTIPLE * _guessed_length(images, data),
             trainings=math.ceil(ROUNDS * contenders),
-            replicates=8,
+            replicates=16,
             processes=side_by_side,
             rate=rates[name],
             bfloat16=bfloat16_pays(name, device),

@@ -60,7 +60,7 @@ class Settings:
     """Length of each training of the race; none: three times what it takes to fit the images."""
     race_images: int | None = field(default=None, metadata=POSITIVE)
     """Images that each network of the race is trained on; none: as many as the time allows."""
-    replicates: int = field(default=8, metadata=POSITIVE)
+    replicates: int = field(default=16, metadata=POSITIVE)
     """Networks that one contender gets at most."""
     trainings: int | None = field(default=None, metadata=POSITIVE)
     """Networks that the race trains in all, every contender once at least; none: as many as the time allows."""
