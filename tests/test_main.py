@@ -237,7 +237,7 @@ def test_diff_averages_magnitudes_by_share() -> None:
         ),
         (
             ["show", "nope", "a.png", "--out", "o.png"],
-            "error: unknown policy 'nope'; known: cifar10, cifar10-paper, cifar100, imagenet, svhn; or",
+            f"error: unknown policy 'nope'; known: {', '.join(list_policies())}; or",
         ),
         (["show", "cifar10", "missing.png", "--out", "o.png"], "error: [Errno 2] No such file or directory: "),
         (["show", "cifar10", "broken.png", "--out", "o.png"], "error: cannot identify image file "),

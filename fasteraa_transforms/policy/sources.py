@@ -15,7 +15,7 @@ class ShippedPolicy(str):
 
     Example:
         >>> next(name for name in list_policies() if name == "cifar10").searched_on
-        'CIFAR-10: 4,000 of the 50,000 training images, 32x32 pixels'
+        "2,000 of CIFAR-10's 50,000 training images, 32x32 pixels"
     """
 
     @property
@@ -40,11 +40,11 @@ class ShippedPolicy(str):
         A line has the mean error on test images, half the width of its interval over several seeds, and their number.
         """
         rows = self.provenance.get("controls", [])
-        wide = max((len(row["augmentation"]) for row in rows), default=0)
+        names = [str(self) if row["augmentation"] == "searched" else row["augmentation"] for row in rows]
+        wide = max(map(len, names), default=0)
         return [
-            f"{row['augmentation']:{wide}}  {row['error']:.2f}{_interval(row.get('half_width'))} % error, "
-            + _seeds(row["seeds"])
-            for row in rows
+            f"{name:{wide}}  {row['error']:.2f}{_interval(row.get('half_width'))} % error, {_seeds(row['seeds'])}"
+            for name, row in zip(names, rows, strict=True)
         ]
 
 

@@ -40,6 +40,7 @@ class Case:
         epochs: of each of its trainings.
         size: side that images are resized to; None for their own.
         flip: whether the baseline mirrors.
+        of: which images the subset is drawn from, for the policies that are shipped.
     """
 
     folder: str | None
@@ -48,6 +49,12 @@ class Case:
     epochs: int
     size: int | None = None
     flip: bool = False
+    of: str = ""
+
+    @property
+    def images_in_words(self) -> str:
+        """The images of the search, such as "1,000 of Fashion-MNIST's 60,000 training images"."""
+        return f"{self.images:,} of {self.of}"
 
 
 CASES = {
@@ -55,10 +62,29 @@ CASES = {
     "silhouettes": Case("silhouettes/train", 1000, "resnet9-16", 60),
     "fashion": Case("fashion/train", 1000, "resnet9-16", 60),
     "solar": Case("solar/train", 650, "resnet9-16", 60, 48),
-    "svhn": Case("svhn_first288", 192, "resnet9-16", 150),
-    "cifar10": Case("cifar10", 2000, "resnet9-16", 100, flip=True),
-    "cifar100": Case("cifar100_reduced/train", 2000, "resnet9-16", 100, flip=True),
-    "imagenet": Case("imagenet_100x60/train", 2000, "resnet9-16", 100, 64, flip=True),
+    "svhn": Case(
+        "svhn_first288", 192, "resnet9-16", 150, of="the first 288 of SVHN's 73,257 training images, 32x32 pixels"
+    ),
+    "cifar10": Case(
+        "cifar10", 2000, "resnet9-16", 100, flip=True, of="CIFAR-10's 50,000 training images, 32x32 pixels"
+    ),
+    "cifar100": Case(
+        "cifar100_reduced/train",
+        2000,
+        "resnet9-16",
+        100,
+        flip=True,
+        of="4,000 of CIFAR-100's 50,000 training images, 40 of each class, 32x32 pixels",
+    ),
+    "imagenet": Case(
+        "imagenet_100x60/train",
+        2000,
+        "resnet9-16",
+        100,
+        64,
+        flip=True,
+        of="60 training images of each of 100 of ImageNet's 1,000 classes, 84x84 pixels, scaled to 64x64",
+    ),
 }
 
 

@@ -68,8 +68,9 @@ def shipped(name: str, policy: Policy, done: Sequence[Mapping[str, Any]]) -> Pol
             f"{errors['trivialaugment']} % instead"
         )
     case = CASES[name]
+    source = {**policy.provenance.get("source", {}), "description": case.images_in_words}
     judged = {"model": case.model, "epochs": case.epochs, "train_images": case.images}
-    provenance = {**policy.provenance, "controls": controls, "controls_settings": judged}
+    provenance = {**policy.provenance, "source": source, "controls": controls, "controls_settings": judged}
     return Policy(policy.sub_policies, name=name, provenance=provenance)
 
 
