@@ -317,6 +317,8 @@ def with_length(plan: RacePlan, length: int, fitted: bool, *, seconds: float, co
         return replace(longer, trainings=min(affordable, plan.replicates * contenders))
     one = (seconds / least) * plan.rate * plan.processes - plan.held_out / 3
     epochs = max(LENGTHS[0], int(one / plan.train_images))
+    # A network that was trained to find the length is not one of the race: it did not look at operations as a guard.
+    epochs += epochs in LENGTHS
     return replace(
         plan, epochs=min(epochs, MULTIPLE * length), trainings=least, fitted=fitted and epochs >= MULTIPLE * length
     )
