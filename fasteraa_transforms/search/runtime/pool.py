@@ -2,7 +2,7 @@
 
 Small networks train faster so than one after another on all cores. A worker is a fresh Python process, not a copy of
 this one, so a script that calls `search` needs no ``if __name__ == "__main__"``. It ends when its parent does, however
-that ends, and nothing of either stays: what they share goes through pipes, not through files.
+that ends, and nothing of either stays: what they share goes through pipes, and through a file without a name.
 """
 
 import contextlib
@@ -14,6 +14,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+from fasteraa_transforms.search.runtime.shared import pickled
 
 Work = Callable[..., Any]
 
@@ -27,7 +29,8 @@ class Pool:
 
     Args:
         function: of a module, called as ``function(shared, *arguments)``; what it takes and returns can be pickled.
-        shared: the first argument of every call, handed to each worker once.
+        shared: the first argument of every call, handed to each worker once. Workers share the memory of its large
+            tensors.
         processes: how many workers; 1 or fewer computes here.
 
     Example:
@@ -47,16 +50,18 @@ class Pool:
         if self.processes <= 1:
             yield self
             return
-        data = pickle.dumps((self.function, self.shared), protocol=pickle.HIGHEST_PROTOCOL)
+        data, tensors = pickled((self.function, self.shared))
         try:
             for _ in range(self.processes):
-                self._workers.append(_Worker(data))
-            del data  # which can be large
+                self._workers.append(_Worker(data, None if tensors is None else tensors.fileno()))
+            del data  # which can be large where no file could be written
             yield self
         finally:
             for worker in self._workers:
                 worker.end()
             self._workers = []
+            if tensors is not None:
+                tensors.close()
 
     def run(self, arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
         """Index and result of each call, in the order in which they are done.
@@ -92,13 +97,16 @@ class _Worker:
     Args:
         data: function and first argument of every call, pickled. A worker takes seconds to start, and is waited for by
             nobody meanwhile.
+        tensors: number of the file of the large tensors, which the worker is given too; None if ``data`` has them.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, tensors: int | None) -> None:
         # One thread each. What this process can import, the worker can import, too.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        given = () if tensors is None else (tensors,)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "fasteraa_transforms.search.runtime.worker"],
+            [sys.executable, "-m", "fasteraa_transforms.search.runtime.worker", *map(str, given)],
+            pass_fds=given,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,

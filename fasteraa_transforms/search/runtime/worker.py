@@ -1,4 +1,7 @@
-"""A worker of `runtime.pool`, which alone starts it: ``python -m fasteraa_transforms.search.runtime.worker``."""
+"""A worker of `runtime.pool`, which alone starts it: ``python -m fasteraa_transforms.search.runtime.worker [FILE]``.
+
+FILE is the number of an open file that holds the large tensors of what comes in first.
+"""
 
 import os
 import pickle
@@ -16,9 +19,11 @@ def main() -> int:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not come between the results
     import torch
 
+    from fasteraa_transforms.search.runtime.shared import SharedUnpickler
+
     torch.set_num_threads(1)
     try:
-        function, shared = pickle.load(sys.stdin.buffer)
+        function, shared = SharedUnpickler(sys.stdin.buffer, int(sys.argv[1]) if sys.argv[1:] else None).load()
     except (EOFError, pickle.UnpicklingError):  # the parent has ended
         return 0
     work: queue.SimpleQueue[Any] = queue.SimpleQueue()
