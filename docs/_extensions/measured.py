@@ -6,6 +6,7 @@ the place of a comment `<!-- generated: NAME -->`. Whatever rows there are when 
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from html import escape
@@ -399,14 +400,18 @@ def suite_table(errors: Mapping[tuple[str, int], Mapping[str, float]]) -> Iterat
     yield f"| augmentation | {' | '.join(titles)} |{' mean regret | worst |' if regret else ''}"
     yield "|---|" + "---:|" * (len(sets) + 2 * bool(regret))
     order = {name: statistics.fmean(regret[name]) for name in regret}
+    counts = Counter((data, name) for (data, _), found in errors.items() for name in found)
+    alike = set(counts.values()) if len(set(counts.values())) == 1 else set()
     for name in sorted(names, key=lambda name: order.get(name, 0.0)):
         cells = []
         for data in sets:
             values = [found[name] for (each, _), found in errors.items() if each == data and name in found]
-            cells.append(f"{statistics.fmean(values):.2f}" + f" ({len(values)})" if values else "–")
+            seeds = "" if alike else f" ({len(values)})"
+            cells.append(f"{statistics.fmean(values):.2f}{seeds}" if values else "–")
         if regret:
             cells += [f"{statistics.fmean(regret[name]):+.2f}", f"{max(regret[name]):+.2f}"]
         yield f"| {'**searched**' if name == 'searched' else name} | {' | '.join(cells)} |"
-    yield "\nTest error in %, mean over the seeds, in brackets how many there are.\n"
+    told = _seeds(alike.pop()) if alike else "mean over the seeds, in brackets how many there are"
+    yield f"\nTest error in %, {told}.\n"
     if regret:
         yield from _regret_in_words(regret)

@@ -38,14 +38,17 @@ AUGMENTING = 0.1
 TRAINED = 0.6
 """Of the images, at most this share is trained on: the others judge, and few of them would judge badly."""
 
+REPLICATES = 16
+"""Networks that one contender gets at most, unless the settings say otherwise."""
+
 ROUNDS = 1.5
 """Trainings for each contender, on average: all race once, the best of them again."""
 
 FEWEST_IMAGES = 120
 """Fewer images than this are not trained on, even where the networks then cannot fit them in time."""
 
-# A network fits its images without augmentation within so many epochs, as measured on 250 to 1,000 images of CIFAR-10
-# and on the silhouettes, and hardly within fewer steps than these.
+# A network fits its images without augmentation within about so many epochs (350 images of CIFAR-10: 58, 500 of
+# CIFAR-100: 56, 600 silhouettes: 26; rows of search/experiments/suite), and hardly within fewer steps than these.
 _USUAL_LENGTH = {"colour": 64, "grey": 32}
 _LEAST_STEPS = 300
 
@@ -190,7 +193,7 @@ def make_plan(
             batch_size=batch_size,
             epochs=MULTIPLE * _guessed_length(images, data),
             trainings=math.ceil(ROUNDS * contenders),
-            replicates=16,
+            replicates=REPLICATES,
             processes=side_by_side,
             rate=rates[name],
             bfloat16=bfloat16_pays(name, device),
@@ -234,7 +237,8 @@ def fewer_images(plan: RacePlan, *, images: int) -> RacePlan | None:
     """The plan with half the images to train on, or None where they are few already.
 
     Networks that cannot fit their images in the time there is get fewer images, not shorter trainings: short ones
-    favour weak augmentation, and with few images the order of the contenders is about that with all of them.
+    favour weak augmentation. On 350 images of CIFAR-10 the contenders that lead are those that lead on 2,000
+    (search/experiments/suite).
 
     Args:
         plan: whose networks did not fit their images.

@@ -295,7 +295,8 @@ def test_the_suite_with_whatever_rows_there_are(measured: ModuleType) -> None:
     assert list(measured._suite([])) == ["No training of the suite is done yet."]
     some = _case("silhouettes", 0, searched=3.0, none=4.0)
     text = "\n".join(measured._suite(some))
-    assert "| **searched** | 3.00 (1) |" in text
+    assert "| **searched** | 3.00 |" in text
+    assert "Test error in %, 1 seed." in text
     assert "regret" not in text
     assert "1 seed." in text
     whole = [
@@ -308,6 +309,7 @@ def test_the_suite_with_whatever_rows_there_are(measured: ModuleType) -> None:
     # Regret of searched: -0.5 and +0.2; of cutout, the best control of both: 0.
     assert "| **searched** | 3.10 (2) | 9.00 (1) | -0.15 | +0.20 |" in text
     assert "| cutout | 3.25 (2) | – | +0.00 | +0.00 |" in text
+    assert "in brackets how many" in text
     assert "over the 2 pairs of data set and seed" in text
     assert "**What the search kept has the smallest mean regret, −0.15.**" in text
     assert "It has fewer errors than every control in 1 of 2." in text

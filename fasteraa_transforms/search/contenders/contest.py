@@ -91,7 +91,7 @@ class Rules:
     seed: int = 0
     network: str | None = None
     epochs: int | None = None
-    replicates: int = 16
+    replicates: int = budget.REPLICATES
     train_images: int | None = None
     processes: int | None = None
     trainings: int | None = None

@@ -12,7 +12,7 @@ tested on the test images.
 import argparse
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Case:
     epochs: int
     size: int | None = None
     flip: bool = False
-    of: str = ""
+    of: str = field(kw_only=True)
 
     @property
     def images_in_words(self) -> str:
@@ -58,10 +58,10 @@ class Case:
 
 
 CASES = {
-    "digits": Case(None, 150, "resnet9-16", 200, 32),
-    "silhouettes": Case("silhouettes/train", 1000, "resnet9-16", 60),
-    "fashion": Case("fashion/train", 1000, "resnet9-16", 60),
-    "solar": Case("solar/train", 650, "resnet9-16", 60, 48),
+    "digits": Case(None, 150, "resnet9-16", 200, 32, of="scikit-learn's 1,797 handwritten digits"),
+    "silhouettes": Case("silhouettes/train", 1000, "resnet9-16", 60, of="5,000 silhouettes of animals, 28x28 pixels"),
+    "fashion": Case("fashion/train", 1000, "resnet9-16", 60, of="10,000 of Fashion-MNIST's 60,000 training images"),
+    "solar": Case("solar/train", 650, "resnet9-16", 60, 48, of="1,300 solar cells, scaled to 48x48"),
     "svhn": Case(
         "svhn_first288", 192, "resnet9-16", 150, of="the first 288 of SVHN's 73,257 training images, 32x32 pixels"
     ),

@@ -307,6 +307,9 @@ def test_a_plan_takes_what_fits() -> None:
     assert tight.epochs < 96
     assert tight.fitted is False
     assert 10 * tight.training_seconds() == pytest.approx(100, rel=0.1)
+    lengths = {budget.with_length(_plan(), 90, True, seconds=s, contenders=8).epochs for s in range(2, 400)}
+    assert {31, 33} < lengths  # a network that looked for the length is none of the race, so no length is one of its
+    assert not lengths & set(budget.LENGTHS)
 
 
 def test_plans_are_read_back() -> None:
