@@ -397,19 +397,18 @@ def suite_table(errors: Mapping[tuple[str, int], Mapping[str, float]]) -> Iterat
     names = list(dict.fromkeys(name for found in errors.values() for name in found))
     regret = regrets(errors)
     titles = [SUITE.get(data, (data,))[0] for data in sets]
-    yield f"| augmentation | {' | '.join(titles)} |{' mean regret | worst |' if regret else ''}"
+    # What matters most stands where no one has to scroll.
+    yield f"| augmentation |{' mean regret | worst |' if regret else ''} {' | '.join(titles)} |"
     yield "|---|" + "---:|" * (len(sets) + 2 * bool(regret))
     order = {name: statistics.fmean(regret[name]) for name in regret}
     counts = Counter((data, name) for (data, _), found in errors.items() for name in found)
     alike = set(counts.values()) if len(set(counts.values())) == 1 else set()
     for name in sorted(names, key=lambda name: order.get(name, 0.0)):
-        cells = []
+        cells = [f"{statistics.fmean(regret[name]):+.2f}", f"{max(regret[name]):+.2f}"] if regret else []
         for data in sets:
             values = [found[name] for (each, _), found in errors.items() if each == data and name in found]
             seeds = "" if alike else f" ({len(values)})"
             cells.append(f"{statistics.fmean(values):.2f}{seeds}" if values else "–")
-        if regret:
-            cells += [f"{statistics.fmean(regret[name]):+.2f}", f"{max(regret[name]):+.2f}"]
         yield f"| {'**searched**' if name == 'searched' else name} | {' | '.join(cells)} |"
     told = _seeds(alike.pop()) if alike else "mean over the seeds, in brackets how many there are"
     yield f"\nTest error in %, {told}.\n"
