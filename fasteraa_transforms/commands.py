@@ -5,7 +5,7 @@ A policy is whatever `FasterAutoAugment.from_pretrained` takes: a name, the path
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from PIL import ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from fasteraa_transforms.fields import POSITIVE, RANGE, SEED, check_number
+from fasteraa_transforms.help import SHOW_HELP, Option, described, formatter
 from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.pipeline.image_files import open_image
 from fasteraa_transforms.policy import sources
@@ -34,6 +36,31 @@ SUMMARIES = {
 
 _SIDE = 224  # images are shown at this size or at that of the smallest
 
+_POLICY = "Name of a shipped policy, path of a policy file, https://… or hf://owner/name."
+
+_EXAMPLES = {
+    "show": {
+        "cifar10 photo.jpg --out sheet.png": "a shipped policy: one row of augmented photos for each sub-policy",
+        "runs/photos/policy.json photos/*.jpg --out page.html": "a page to explore the policy of a search on",
+        "hf://owner/name photo.jpg --out sheet.png --samples 4": "a policy of the Hugging Face hub",
+    },
+    "diff": {
+        "cifar10 svhn": "two shipped policies",
+        "runs/first/policy.json runs/second/policy.json": "what two searches found",
+        "cifar10 hf://owner/name": "a shipped policy and one of the Hugging Face hub",
+    },
+    "list": {"": "every shipped policy", "| grep -A 3 cifar10": "those of one name"},
+}
+
+_NUMBERS = {
+    "samples": ("Columns of the sheet.", POSITIVE, 8),
+    "limit": ("How many sub-policies are shown, from the first one on.", POSITIVE, 25),
+    "size": (f"Side in pixels that photos are augmented at; none: {_SIDE}, or the smallest's.", POSITIVE, None),
+    "tile": ("Side in pixels that photos are drawn at.", POSITIVE, 112),
+    "seed": ("Of the draws.", SEED, 0),
+}
+"""Options of ``show``: what each does, which whole numbers it takes, and its default."""
+
 
 def add_parsers(commands: "argparse._SubParsersAction[Any]", **options: Any) -> None:
     """Add the parser of each command.
@@ -42,35 +69,65 @@ def add_parsers(commands: "argparse._SubParsersAction[Any]", **options: Any) -> 
         commands: the subparsers of the whole command line.
         options: of every parser.
     """
-    policy = "name of a policy in the package, path of a policy file, https://… or hf://owner/name"
-    command = commands.add_parser("show", help=SUMMARIES["show"], description=SUMMARIES["show"], **options)
-    command.set_defaults(run=show)
-    command.add_argument("policy", help=policy)
-    command.add_argument("images", nargs="+", type=Path, metavar="image", help="drawn in turn, cropped to a square")
-    command.add_argument(
-        "--out", type=Path, required=True, help="sheet.png, say; page.html for a page to explore the policy on"
+    command = _add_parser(commands, "show", "POLICY PHOTO ... --out PATH [OPTIONS]", show, options)
+    group = command.add_argument_group("what to show")
+    group.add_argument("policy", metavar="POLICY", help=_POLICY)
+    group.add_argument("images", nargs="+", type=Path, metavar="PHOTO", help="Drawn in turn, cropped to a square.")
+    _add_numbers(group, "limit", "samples", "seed")
+    group = command.add_argument_group("file and sizes")
+    out = "Picture to write, such as sheet.png; NAME.html: a page to explore the policy on."
+    group.add_argument("--out", type=Path, required=True, metavar="PATH", help=out)
+    _add_numbers(group, "size", "tile")
+    _add_help(command)
+
+    command = _add_parser(commands, "diff", "A B", _print_diff, options)
+    group = command.add_argument_group("policies")
+    group.add_argument("a", metavar="A", help=_POLICY)
+    group.add_argument("b", metavar="B", help="The other policy, alike.")
+    _add_help(command)
+
+    _add_help(_add_parser(commands, "list", "", _print_overview, options))
+
+
+def _add_parser(
+    commands: "argparse._SubParsersAction[Any]",
+    name: str,
+    usage: str,
+    run: Callable[[argparse.Namespace], None],
+    options: dict[str, Any],
+) -> argparse.ArgumentParser:
+    prog = f"fasteraa {name}"
+    summary = SUMMARIES[name]
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        usage=f"{prog} {usage}".rstrip(),
+        description=described(f"{summary[0].upper()}{summary[1:]}.", _EXAMPLES[name], prog),
+        formatter_class=formatter,
+        add_help=False,
+        **options,
     )
-    command.add_argument("--samples", type=_positive, default=8, help="columns (%(default)s)")
-    command.add_argument("--limit", type=_positive, default=25, help="sub-policies, the first ones (%(default)s)")
-    command.add_argument(
-        "--size", type=_positive, help=f"side that images are augmented at ({_SIDE}, or the smallest's)"
-    )
-    command.add_argument("--tile", type=_positive, default=112, help="side that they are drawn at (%(default)s)")
-    command.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
-
-    command = commands.add_parser("diff", help=SUMMARIES["diff"], description=SUMMARIES["diff"], **options)
-    command.set_defaults(run=lambda options: print("\n".join(diff(_policy(options.a), _policy(options.b)))))
-    command.add_argument("a", help=policy)
-    command.add_argument("b", help=policy)
-
-    command = commands.add_parser("list", help=SUMMARIES["list"], description=SUMMARIES["list"], **options)
-    command.set_defaults(run=lambda options: print("\n".join(overview())))
+    command.set_defaults(run=run)
+    return command
 
 
-def _positive(text: str) -> int:
-    if not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"should be a positive number, but got {text!r} instead")
-    return int(text)
+def _add_numbers(group: Any, *names: str) -> None:
+    for name in names:
+        text, numbers, default = _NUMBERS[name]
+        option = Option(name, int, text, default, "N", numbers[RANGE].words)
+        group.add_argument(f"--{name}", type=int, default=default, metavar=option.metavar, help=option.text())
+
+
+def _add_help(command: argparse.ArgumentParser) -> None:
+    command.add_argument_group("other options").add_argument("-h", "--help", action="help", help=SHOW_HELP)
+
+
+def _print_diff(options: argparse.Namespace) -> None:
+    print("\n".join(diff(_policy(options.a), _policy(options.b))))
+
+
+def _print_overview(options: argparse.Namespace) -> None:
+    print("\n".join(overview()))
 
 
 def overview() -> Iterator[str]:
@@ -89,6 +146,9 @@ def _policy(name_or_path: str) -> Policy:
 
 def show(options: argparse.Namespace) -> None:
     """Write the contact sheet, or the page where ``--out`` ends in .html."""
+    for name, (_, numbers, _) in _NUMBERS.items():
+        if (value := getattr(options, name)) is not None:
+            check_number(name, value, int, numbers)
     policy = _policy(options.policy)
     if options.out.suffix.lower() in (".html", ".htm"):
         _explore(policy, options)

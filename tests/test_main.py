@@ -229,11 +229,11 @@ def test_diff_averages_magnitudes_by_share() -> None:
         (["search", "--minuts", "3"], "error: unknown option --minuts; did you mean --minutes?; --help says more"),
         (["search", "--epochs", "x"], "error: Error parsing --epochs: invalid literal for int() with base 10: 'x'"),
         (["evaluate", "--seed", "3"], "error: unknown option --seed; did you mean --seeds?"),
-        (["operations", "--networcs", "3"], "error: unrecognized arguments: --networcs; --help says more"),
+        (["operations", "--networcs", "3"], "error: unknown option --networcs; did you mean --networks?; --help"),
         (["show", "cifar10", "a.png"], "error: the following arguments are required: --out; --help says more"),
         (
             ["show", "cifar10", "a.png", "--out", "o.png", "--samples", "0"],
-            "error: argument --samples: should be a positive number, but got '0' instead; --help says more",
+            "error: samples should be positive, but got 0 instead",
         ),
         (
             ["show", "nope", "a.png", "--out", "o.png"],

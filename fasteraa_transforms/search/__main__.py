@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from fasteraa_transforms.help import Group, Guide
 from fasteraa_transforms.search.contenders.table import CONTENDERS
 from fasteraa_transforms.search.data.source import (
     absolute,
@@ -25,7 +26,6 @@ from fasteraa_transforms.search.run import search
 from fasteraa_transforms.search.runtime.failures import SearchFailed
 from fasteraa_transforms.search.runtime.files import DamagedFile, read_json
 from fasteraa_transforms.search.runtime.folder import RunFolder, read_settings
-from fasteraa_transforms.search.runtime.help import Group, Guide
 from fasteraa_transforms.search.runtime.output import say
 from fasteraa_transforms.search.runtime.world import RanksLost, exit_with, join
 from fasteraa_transforms.search.settings import PRESETS, Settings

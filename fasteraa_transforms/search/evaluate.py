@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+from fasteraa_transforms.fields import POSITIVE
+from fasteraa_transforms.help import Group, Guide
 from fasteraa_transforms.search.data.opening import open_splits
 from fasteraa_transforms.search.data.table import DATASETS
 from fasteraa_transforms.search.evaluation.compare import compare
@@ -16,7 +18,6 @@ from fasteraa_transforms.search.evaluation.controls import CONTROLS, parse_augme
 from fasteraa_transforms.search.evaluation.settings import TrainingSettings
 from fasteraa_transforms.search.evaluation.table import errors_of, format_table
 from fasteraa_transforms.search.networks.table import NETWORKS
-from fasteraa_transforms.search.runtime.help import Group, Guide
 from fasteraa_transforms.search.runtime.output import command_line, readable, say
 from fasteraa_transforms.search.runtime.world import RanksLost, exit_with, join
 
@@ -83,7 +84,7 @@ class Command:
     policies: Annotated[str, tyro.conf.arg(help=_POLICIES)] = ",".join(
         name for name, control in CONTROLS.items() if control.compared
     )
-    seeds: int = 3
+    seeds: int = field(default=3, metadata=POSITIVE)
     """Trainings with each augmentation."""
     out: Path | None = None
     """Folder of the evaluation; none: runs/ and the name of the dataset, -evaluation."""

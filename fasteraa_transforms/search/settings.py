@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from fasteraa_transforms.search.fields import (
+from fasteraa_transforms.fields import (
     FRACTION,
     HALVED,
     LABEL,

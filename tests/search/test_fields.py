@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from fasteraa_transforms.fields import POSITIVE, check_fields
 from fasteraa_transforms.search import Settings, TrainingSettings, evaluate, operations
 from fasteraa_transforms.search.__main__ import main
-from fasteraa_transforms.search.fields import POSITIVE, check_fields
 from fasteraa_transforms.search.networks.fit import Recipe
 from fasteraa_transforms.search.runtime.folder import read_settings
 
@@ -215,7 +215,7 @@ def test_the_command_line_of_an_evaluation_says_it_in_one_line(
     [
         ("--minutes=nan", "minutes should be positive, but got nan instead"),
         ("--minutes=inf", "minutes should be finite, but got inf instead"),
-        ("--budget=-0.5", r"budget should be in \[0, 1\), but got -0.5 instead"),
+        ("--tolerance=-0.5", r"tolerance should be in \[0, 1\), but got -0.5 instead"),
         ("--networks=0", "networks should be positive, but got 0 instead"),
         ("--epochs=-2", "epochs should be positive, but got -2 instead"),
         ("--processes=0", "processes should be positive, but got 0 instead"),

@@ -442,7 +442,7 @@ def some_curves() -> Curves:
 
 def test_what_each_operation_does_to_the_classes() -> None:
     curves = some_curves()
-    text = report.page(some_policy(), verdict=VERDICT, images=pixels(2, 3, 8, 8), curves=curves, budget=0.1)
+    text = report.page(some_policy(), verdict=VERDICT, images=pixels(2, 3, 8, 8), curves=curves, tolerance=0.1)
     page = Page(text)
     page.rawdata_whole = text
     *svgs, _ = re.findall(r"<svg.*?</svg>", text, re.DOTALL)

@@ -16,18 +16,18 @@ WEAKEST = 0.05
 
 def calibrated(
     curves: Curves,
-    budget: float,
+    tolerance: float,
     *,
     stages: int = 2,
     probability: float = 0.7,
     limits: Mapping[str, float] | None = None,
     name: str = "calibrated",
 ) -> Policy | None:
-    """The policy of all operations that change images and lose at most ``budget`` of the accuracy, all alike.
+    """The policy of all operations that change images and lose at most ``tolerance`` of the accuracy, all alike.
 
     Args:
         curves: what the guard saw; of the operations that may be used.
-        budget: fraction of the clean accuracy that may be lost, in [0, 1].
+        tolerance: fraction of the clean accuracy that may be lost, in [0, 1].
         stages: operations applied one after another.
         probability: of each stage to change the image.
         limits: largest magnitude of some operations, in [0, 1].
@@ -46,7 +46,7 @@ def calibrated(
     limits = limits or {}
     chosen: dict[str, list[float]] = {}
     for operation in curves.points:
-        reached = curves.largest(operation, budget)
+        reached = curves.largest(operation, tolerance)
         if reached is None or reached < WEAKEST or curves.still(operation):
             continue
         largest = min(reached, limits.get(operation, 1.0))

@@ -166,7 +166,7 @@ def guard_curves(
 
 def _expected(kinds: Sequence[str]) -> int:
     """How many contenders the kinds will bring that need a guard first."""
-    return sum(len(Material().budgets) for name in kinds if find_kind(name).guards)
+    return sum(len(Material().tolerances) for name in kinds if find_kind(name).guards)
 
 
 def _plan(data: ImageSet, crop: Crop, rules: Rules, count: int) -> budget.RacePlan:

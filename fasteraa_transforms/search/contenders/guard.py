@@ -58,17 +58,17 @@ class Curves:
         """Whether the operation changes nothing here, whatever its magnitude."""
         return max(point.displacement for point in self.points[operation]) < STILL
 
-    def largest(self, operation: str, budget: float) -> float | None:
-        """The largest magnitude up to which the operation loses at most ``budget`` of the clean accuracy.
+    def largest(self, operation: str, tolerance: float) -> float | None:
+        """The largest magnitude up to which the operation loses at most ``tolerance`` of the clean accuracy.
 
         Linear between the magnitudes that were looked at. 1.0 for an operation without a magnitude that loses no more;
         None where even the weakest loses more.
 
         Args:
             operation: a name in `OPERATIONS`.
-            budget: fraction of the clean accuracy, in [0, 1].
+            tolerance: fraction of the clean accuracy, in [0, 1].
         """
-        floor = self.clean * (1 - budget)
+        floor = self.clean * (1 - tolerance)
         points = self.points[operation]
         if points[0].magnitude is None:
             return 1.0 if points[0].accuracy >= floor else None
@@ -84,11 +84,11 @@ class Curves:
             before, kept = here, here[0]
         return kept or None
 
-    def words(self, operation: str, budget: float) -> str:
+    def words(self, operation: str, tolerance: float) -> str:
         """What the operation does here: one of three phrases."""
         if self.still(operation):
             return "changes nothing here"
-        reached = self.largest(operation, budget)
+        reached = self.largest(operation, tolerance)
         if reached is None or reached < points_of(operation)[0]:
             return "breaks the classes"
         if not OPERATIONS[operation].has_magnitude or reached >= 1:

@@ -18,7 +18,7 @@ from fasteraa_transforms.search.contenders.restrict import Allowed
 from fasteraa_transforms.search.contenders.uniform import GROUPS, uniform
 from fasteraa_transforms.search.settings import find_callable
 
-BUDGETS = (0.1, 0.25)
+TOLERANCES = (0.1, 0.25)
 """Fractions of the accuracy that calibrated policies may lose; 1 would be the uniform policy."""
 
 
@@ -29,12 +29,12 @@ class Material:
     Attributes:
         allowed: operations and magnitudes that may be used.
         curves: what a guard saw, by the contender that the guard was trained with: "none" or "uniform".
-        budgets: of the calibrated policies.
+        tolerances: of the calibrated policies.
     """
 
     allowed: Allowed = field(default_factory=Allowed)
     curves: Mapping[str, Curves] = field(default_factory=dict)
-    budgets: tuple[float, ...] = BUDGETS
+    tolerances: tuple[float, ...] = TOLERANCES
 
 
 Make = Callable[[Material], list[Contender]]
@@ -76,11 +76,11 @@ def _calibrated(guard: str, material: Material) -> list[Contender]:
     curves = material.curves[guard].only(material.allowed.operations)
     suffix = "" if guard == "none" else f" ({guard} guard)"
     result: list[Contender] = []
-    for budget in material.budgets:
-        name = f"calibrated {budget:g}{suffix}"
-        policy = calibrated(curves, budget, limits=material.allowed.limits, name=name)
+    for tolerance in material.tolerances:
+        name = f"calibrated {tolerance:g}{suffix}"
+        policy = calibrated(curves, tolerance, limits=material.allowed.limits, name=name)
         if policy is not None and all(policy != each.policy for each in result):
-            origin = f"operations that lose at most {budget:.0%} of a classifier's accuracy on your images"
+            origin = f"operations that lose at most {tolerance:.0%} of a classifier's accuracy on your images"
             result.append(Contender(name, policy, origin, searched=True))
     return result
 

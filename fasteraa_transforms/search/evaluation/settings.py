@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from fasteraa_transforms.search.fields import EVEN, FRACTION, NOT_NEGATIVE, POSITIVE, SEED, SIDE, check_fields
+from fasteraa_transforms.fields import EVEN, FRACTION, NOT_NEGATIVE, POSITIVE, SEED, SIDE, check_fields
 from fasteraa_transforms.search.networks.fit import Recipe
 from fasteraa_transforms.search.networks.table import bfloat16_pays, find_network, fitting_critic
 

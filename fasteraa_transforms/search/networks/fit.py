@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
+from fasteraa_transforms.fields import EVEN, FRACTION, NOT_NEGATIVE, POSITIVE, check_fields
 from fasteraa_transforms.pipeline.transform import FasterAutoAugment
 from fasteraa_transforms.policy import Policy
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.data.masks import IGNORED
-from fasteraa_transforms.search.fields import EVEN, FRACTION, NOT_NEGATIVE, POSITIVE, check_fields
 from fasteraa_transforms.search.networks.losses import accuracy, class_loss, soft_targets
 from fasteraa_transforms.search.networks.table import find_network
 

@@ -256,15 +256,15 @@ def length_chart(
 # --- what an operation does to the classes ----------------------------------------------------------------------------
 
 
-def operation_chart(curves: Curves, operation: str, budget: float) -> str:
+def operation_chart(curves: Curves, operation: str, tolerance: float) -> str:
     """Accuracy against magnitude for one operation, as a small SVG element with its words below.
 
-    The accuracy on the images as they are is a dashed line, what is left of it after the budget a solid one.
+    The accuracy on the images as they are is a dashed line, what is left of it after the tolerance a solid one.
 
     Args:
         curves: what a guard saw.
         operation: one of its operations.
-        budget: fraction of the accuracy that may be lost.
+        tolerance: fraction of the accuracy that may be lost.
 
     Example:
         >>> from fasteraa_transforms.search.contenders.guard import Point
@@ -272,7 +272,7 @@ def operation_chart(curves: Curves, operation: str, budget: float) -> str:
         >>> "breaks the classes" in operation_chart(curves, "invert", 0.1)
         True
     """
-    points, clean, words = curves.points[operation], curves.clean, curves.words(operation, budget)
+    points, clean, words = curves.points[operation], curves.clean, curves.words(operation, tolerance)
     left, right, top, bottom = 30, 166, 20, 88
 
     def x(magnitude: float | None) -> float:
@@ -282,7 +282,7 @@ def operation_chart(curves: Curves, operation: str, budget: float) -> str:
         return bottom - (bottom - top) * accuracy
 
     colour = "currentColor" if curves.still(operation) else ACCENT
-    floor = y(clean * (1 - budget))
+    floor = y(clean * (1 - tolerance))
     places = [(x(point.magnitude), y(point.accuracy)) for point in points]
     parts = [
         f'<text x="0" y="12" font-weight="600">{escape(operation)}</text>',

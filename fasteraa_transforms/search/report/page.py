@@ -30,7 +30,7 @@ def page(
     metrics: Sequence[dict[str, Any]] = (),
     race: Raced | None = None,
     curves: Curves | None = None,
-    budget: float = 0.1,
+    tolerance: float = 0.1,
     tried: Mapping[str, Policy] | None = None,
     next_steps: Sequence[tuple[str, str]] = (),
     source: Mapping[str, Any] | None = None,
@@ -47,7 +47,7 @@ def page(
         metrics: the rows of ``metrics.jsonl``, of an adversarial search.
         race: what a race found.
         curves: what a guard saw.
-        budget: fraction of the accuracy that an operation may lose.
+        tolerance: fraction of the accuracy that an operation may lose.
         tried: policies that were tried, by name; shown where ``policy`` changes nothing.
         next_steps: what to do next: a sentence, and what to copy.
         source: how the dataset was opened.
@@ -64,7 +64,7 @@ def page(
     sections = [
         *_next(next_steps),
         *(race_sections(race) if race else []),
-        *(operation_sections(curves, budget) if curves else []),
+        *(operation_sections(curves, tolerance) if curves else []),
         *(_tried(tried or {}, images) if changes_nothing(policy) else _pictures(policy, images)),
         *(_course(policy, metrics) if metrics else []),
         *_policy_table(policy),
@@ -105,29 +105,29 @@ def how_to_use(policy: Policy, path: Path) -> str:
 # --- the operations ---------------------------------------------------------------------------------------------------
 
 
-def operation_sections(curves: Curves, budget: float = 0.1) -> list[str]:
+def operation_sections(curves: Curves, tolerance: float = 0.1) -> list[str]:
     """What each operation does to the classes: accuracy against magnitude, a small chart for each.
 
     Args:
         curves: what a guard saw.
-        budget: fraction of the accuracy that an operation may lose.
+        tolerance: fraction of the accuracy that an operation may lose.
     """
     clean, names = curves.clean, list(curves.points)
-    charts = (f"<div>{operation_chart(curves, name, budget)}</div>" for name in names)
+    charts = (f"<div>{operation_chart(curves, name, tolerance)}</div>" for name in names)
     return [
         "<h2>What each operation does to the classes</h2>",
         dim(
             f"A network that was trained without augmentation looks at {curves.images:,} images that it has not seen, "
             f"augmented by one operation. Dashed: what it gets right of the images as they are, {clean:.1%}. Solid "
-            f"line: the {clean * (1 - budget):.1%} that are left where {budget:.0%} of that may be lost. Across: the "
-            "magnitude."
+            f"line: the {clean * (1 - tolerance):.1%} that are left where {tolerance:.0%} of that may be lost, the "
+            "tolerance. Across: the magnitude."
         ),
         f'<div class="small">{"".join(charts)}</div>',
         dim("The same in numbers: accuracy in %, by magnitude; displacement: mean change of a pixel, of 1."),
         table(
             ("operation", "what it does", "accuracy, %", "displacement"),
             (
-                (name, curves.words(name, budget), _accuracies(points), f"{max(p.displacement for p in points):.3f}")
+                (name, curves.words(name, tolerance), _accuracies(points), f"{max(p.displacement for p in points):.3f}")
                 for name, points in curves.points.items()
             ),
             numbers=(3,),
@@ -135,7 +135,7 @@ def operation_sections(curves: Curves, budget: float = 0.1) -> list[str]:
     ]
 
 
-def operation_lines(curves: Curves, budget: float = 0.1) -> list[str]:
+def operation_lines(curves: Curves, tolerance: float = 0.1) -> list[str]:
     """What each operation does to the classes, in up to three lines of text; arguments as of `operation_sections`.
 
     Example:
@@ -145,21 +145,21 @@ def operation_lines(curves: Curves, budget: float = 0.1) -> list[str]:
     """
     groups: dict[str, list[str]] = {"keeps the classes": [], "breaks the classes": [], "changes nothing here": []}
     for name in curves.points:
-        words = curves.words(name, budget)
+        words = curves.words(name, tolerance)
         group = next(each for each in groups if words.startswith(each))
         groups[group].append(name + words.removeprefix(group).replace(" magnitude", ""))
     return [f"{group.capitalize()}: {', '.join(names)}." for group, names in groups.items() if names]
 
 
-def operations_page(name: str, curves: Curves, *, budget: float = 0.1) -> str:
+def operations_page(name: str, curves: Curves, *, tolerance: float = 0.1) -> str:
     """A page of `operation_sections` alone, without a search.
 
     Args:
         name: of the data set.
         curves: what a guard saw.
-        budget: fraction of the accuracy that an operation may lose.
+        tolerance: fraction of the accuracy that an operation may lose.
     """
-    return document(f"Operations on {name}", operation_lines(curves, budget), operation_sections(curves, budget))
+    return document(f"Operations on {name}", operation_lines(curves, tolerance), operation_sections(curves, tolerance))
 
 
 def _accuracies(points: Sequence[Point]) -> str:

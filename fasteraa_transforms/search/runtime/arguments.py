@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
-from fasteraa_transforms.search.runtime.help import Guide, help_text, options_of
+from fasteraa_transforms.help import Guide, help_text, options_of
 from fasteraa_transforms.search.runtime.output import in_a_line, say
 
 T = TypeVar("T")

@@ -102,7 +102,7 @@ def test_uniform_has_every_operation_alike_below_its_limit() -> None:
 # --- the guard --------------------------------------------------------------------------------------------------------
 
 
-def test_largest_magnitude_within_a_budget() -> None:
+def test_largest_magnitude_within_a_tolerance() -> None:
     assert CURVES.largest("rotate", 0.1) == pytest.approx(0.5 + 0.5 * (0.9 - 0.81) / 0.2)
     assert CURVES.largest("rotate", 0.25) == 1.0
     assert CURVES.largest("solarize", 0.1) == pytest.approx(0.5 * 0.09 / 0.5)

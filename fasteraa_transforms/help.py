@@ -1,7 +1,8 @@
 """The help of a command: what it does, examples, and its options in groups.
 
-The options are the fields of the command's dataclass, and a field's docstring is the help of its option. The groups are
-written down beside the command. An option that no group names is shown in a group of its own, at the end.
+The options are the fields of the command's dataclass. A field's docstring is the help of its option, and its metadata
+says which numbers it takes (see `fields`). The groups are written down beside the command. Options that no group names
+are shown at the end, in a group of their own.
 """
 
 import argparse
@@ -17,6 +18,8 @@ from itertools import pairwise
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from fasteraa_transforms.fields import RANGE, Range
 
 WIDEST = 100
 """Columns that a help has at most."""
@@ -70,6 +73,7 @@ class Option:
         help: what it does.
         default: its value where it is not given.
         metavar: what stands for its value.
+        range: which numbers it takes, in words; "" if it takes none.
     """
 
     name: str
@@ -77,6 +81,22 @@ class Option:
     help: str
     default: Any
     metavar: str
+    range: str = ""
+
+    def text(self, about: str | None = None) -> str:
+        """Its help for argparse, with its range and default at the end.
+
+        Args:
+            about: in place of what its help says it does.
+
+        Example:
+            >>> Option("epochs", int, "Passes.", 30, "N", "positive").text()
+            'Passes. (positive; default: 30)'
+        """
+        told = _told(self.default)
+        notes = "; ".join(filter(None, (self.range, told and f"default: {told}")))
+        said = self.help if about is None else about
+        return " ".join(filter(None, (said, notes and f"({notes})"))).replace("%", "%%")
 
 
 def options_of(kind: type, default: Any = None) -> Iterator[Option]:
@@ -94,6 +114,7 @@ def options_of(kind: type, default: Any = None) -> Iterator[Option]:
         [('learning-rate', 'X', 0.1)]
     """
     docstrings = _docstrings(kind)
+    metadata = {each.name: each.metadata for each in fields(kind)}
     for name, hint in get_type_hints(kind, include_extras=True).items():
         inner, *notes = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
         value = getattr(default, name) if default is not None else _default(kind, name)
@@ -112,12 +133,26 @@ def options_of(kind: type, default: Any = None) -> Iterator[Option]:
             help=" ".join((noted("help") or docstrings.get(name, "")).split()),
             default=value,
             metavar=noted("metavar") or " ".join(_metavars(inner)),
+            range=_range(inner, metadata[name].get(RANGE)),
         )
 
 
 def _default(kind: type, name: str) -> Any:
     (found,) = (each for each in fields(kind) if each.name == name)
     return found.default if found.default_factory is MISSING else found.default_factory()
+
+
+def _range(kind: Any, range: Range | None) -> str:
+    """The range in words.
+
+    Example:
+        >>> from fasteraa_transforms.fields import POSITIVE
+        >>> _range(int, POSITIVE[RANGE]), _range(tuple[float, ...], POSITIVE[RANGE]), _range(str, None)
+        ('positive', 'each positive', '')
+    """
+    if range is None:
+        return ""
+    return f"each {range.words}" if get_origin(kind) is tuple else range.words
 
 
 def _docstrings(kind: type) -> dict[str, str]:
@@ -222,7 +257,7 @@ def described(about: str, examples: Mapping[str, str], prog: str) -> str:
         prog: how the command is called.
     """
     first, *others = (textwrap.fill(" ".join(part.split()), columns()) for part in about.split("\n\n"))
-    lines = (f"  # {what}\n  {prog} {arguments}" for arguments, what in examples.items())
+    lines = (f"  # {what}\n  {prog} {arguments}".rstrip() for arguments, what in examples.items())
     return "\n\n".join([first, "\n".join(["examples:", *lines]), *others])
 
 
@@ -253,8 +288,7 @@ def _about(group: Group) -> str:
 
 def _show(option: Option, text: str, group: Any) -> None:
     """Add an option to a group of the help's parser."""
-    told = _told(option.default)
-    text = (text + (f" (default: {told})" if told else "")).replace("%", "%%")
+    text = option.text(text)
     if option.kind is bool:
         group.add_argument(f"--{option.name}", action=argparse.BooleanOptionalAction, help=text)
     elif option.name.isupper():

@@ -5,13 +5,14 @@ import operator
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 
-_RANGE = "range"  # key of a field's metadata
-
+RANGE = "range"
+"""Key of a field's metadata."""
 
 Rule = Callable[[float], bool]
 
@@ -32,9 +33,19 @@ class Range:
     hint: str = ""
 
     @property
+    def words(self) -> str:
+        """Which numbers these are, for a help.
+
+        Example:
+            >>> FRACTION["range"].words, EVEN["range"].words
+            ('in [0, 1)', 'not negative, even')
+        """
+        return ", ".join(rule.replace("be ", "", 1) for rule in self.rules)
+
+    @property
     def metadata(self) -> dict[str, "Range"]:
         """For a field of a dataclass."""
-        return {_RANGE: self}
+        return {RANGE: self}
 
 
 _POSITIVE: dict[str, Rule] = {"be positive": lambda value: value > 0}
@@ -46,7 +57,7 @@ NOT_NEGATIVE = Range(_NOT_NEGATIVE).metadata
 FRACTION = Range({"be in [0, 1)": lambda value: 0 <= value < 1}).metadata
 EVEN = Range(_NOT_NEGATIVE | _EVEN).metadata
 HALVED = Range(_POSITIVE | {"be even (half is augmented)": lambda value: value % 2 == 0}).metadata
-SIDE = Range(_POSITIVE | {"be at least 2 pixels": lambda value: value >= 2}).metadata
+SIDE = Range({"be at least 2 pixels": lambda value: value >= 2}).metadata
 SEED = Range({f"be in [0, {2**32})": lambda value: 0 <= value < 2**32}, most=2**32 - 1).metadata
 """Of seeds: what NumPy and PyTorch both take, times the replicates of a race."""
 STRENGTH = Range(_POSITIVE, hint="; no augmentation is the contender none").metadata
@@ -87,7 +98,7 @@ def check_fields(settings: Any) -> None:
     for each in fields(settings):
         value = getattr(settings, each.name)
         try:
-            taken = _taken(value, hints[each.name], each.metadata.get(_RANGE))
+            taken = _taken(value, hints[each.name], each.metadata.get(RANGE))
         except _Refused as refused:
             raise ValueError(refused.message(each.name, value)) from None
         object.__setattr__(settings, each.name, taken)
@@ -111,7 +122,7 @@ def check_number(name: str, value: Any, kind: type[int] | type[float], range: Ma
         ValueError: minutes should be positive, but got 0 instead
     """
     try:
-        _taken(value, kind, range[_RANGE])
+        _taken(value, kind, range[RANGE])
     except _Refused as refused:
         raise ValueError(refused.message(name, value)) from None
 
@@ -213,6 +224,12 @@ def _flag(value: Any, range: Range | None) -> bool:
     return value
 
 
+def _path(value: Any, range: Range | None) -> Path:
+    if not isinstance(value, str | os.PathLike):
+        raise _Refused("be a path")
+    return Path(value)
+
+
 def _text(value: Any, range: Range | None) -> str:
     if isinstance(value, os.PathLike | torch.device):
         value = str(value)
@@ -221,4 +238,10 @@ def _text(value: Any, range: Range | None) -> str:
     return value
 
 
-_PLAIN: dict[Any, Callable[[Any, Range | None], Any]] = {int: _whole, float: _real, bool: _flag, str: _text}
+_PLAIN: dict[Any, Callable[[Any, Range | None], Any]] = {
+    int: _whole,
+    float: _real,
+    bool: _flag,
+    str: _text,
+    Path: _path,
+}

@@ -1,24 +1,27 @@
 """The helps of the commands: every option in one group, examples that the commands take, and 80 columns."""
 
+import argparse
+import dataclasses
 import re
 import shlex
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import tyro
 
-from fasteraa_transforms.__main__ import main
+from fasteraa_transforms.__main__ import _parser, main
+from fasteraa_transforms.fields import EVEN, FRACTION, NOT_NEGATIVE, POSITIVE, RANGE, SIDE
+from fasteraa_transforms.help import Group, Guide, help_text, options_of
 from fasteraa_transforms.search import __main__ as search_cli
 from fasteraa_transforms.search import evaluate, operations
 from fasteraa_transforms.search.contenders.table import CONTENDERS
 from fasteraa_transforms.search.evaluation.controls import CONTROLS
 from fasteraa_transforms.search.runtime.arguments import parse
-from fasteraa_transforms.search.runtime.help import Group, Guide, help_text, options_of
 
-COMMANDS = {"search": search_cli, "evaluate": evaluate}
+COMMANDS = {"search": search_cli, "evaluate": evaluate, "operations": operations}
 each_command = pytest.mark.parametrize("name", COMMANDS)
 
 
@@ -42,7 +45,7 @@ def groups(text: str) -> dict[str, list[str]]:
     """The options below each title of a help, as they are typed."""
     found: dict[str, list[str]] = {}
     for title, below in re.findall(r"^(\S[^\n]*):\n((?:  [^\n]*\n|\n(?=  ))+)", text, re.MULTILINE):
-        found[title] = re.findall(r"^  (--[\w-]+|-h|DATASET)\b", below, re.MULTILINE)
+        found[title] = re.findall(r"^  (--[\w-]+|-h|DATASET|POLICY|PHOTO|[AB])\b", below, re.MULTILINE)
     return {title: options for title, options in found.items() if title != "examples"}
 
 
@@ -52,7 +55,7 @@ def test_every_option_is_in_exactly_one_group(name: str, shown: Any, capsys: pyt
     with pytest.raises(SystemExit):
         tyro.cli(module.Command, args=["--help"])
     taken = {*re.findall(r"^ *[│|]? *(--[a-z][\w-]*)", capsys.readouterr().out, re.MULTILINE), "DATASET"}
-    assert len(taken) > 20
+    assert len(taken) > 14
     counts = Counter(option for options in groups(shown(name, "--help")).values() for option in options)
     assert counts.pop("-h") == 1
     assert set(counts) == taken
@@ -62,15 +65,60 @@ def test_every_option_is_in_exactly_one_group(name: str, shown: Any, capsys: pyt
     }
 
 
-def test_every_option_of_the_operations_command_is_in_exactly_one_group(shown: Any) -> None:
-    parser = operations._parser("fasteraa operations")
-    counts = Counter(option for options in groups(shown("operations", "-h")).values() for option in options)
-    actions = {(action.option_strings or ["DATASET"])[0] for action in parser._actions}
-    assert counts == dict.fromkeys(actions, 1)
-    text = parser.format_help()
-    for action in parser._actions:
-        told = re.search(r"\(default: (\S+)\)", action.help or "")
-        assert told is None or told[1] == str(action.default).removesuffix(".0"), text
+def _looking(name: str) -> list[argparse.Action]:
+    """The options of a command that looks at policies."""
+    (commands,) = (each for each in _parser()._actions if each.choices)
+    return list(commands.choices[name]._actions)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("name", ["show", "diff", "list"])
+def test_every_option_of_a_command_that_looks_is_in_exactly_one_group(name: str, shown: Any) -> None:
+    counts = Counter(option for options in groups(shown(name, "-h")).values() for option in options)
+    assert counts == dict.fromkeys(((each.option_strings or [each.metavar])[0] for each in _looking(name)), 1)
+
+
+def _below(text: str, option: str) -> str:
+    """The help of an option, in one line."""
+    found = re.search(rf"^  {option}\b.*\n(?:    .*\n)*", text, re.MULTILINE)
+    assert found, option
+    return " ".join(found[0].split())
+
+
+@each_command
+def test_the_help_of_a_number_says_its_range_and_its_default(name: str, shown: Any) -> None:
+    text = shown(name, "--help")
+    kind = COMMANDS[name].Command
+    made = [kind, *(each for each in get_type_hints(kind).values() if dataclasses.is_dataclass(each))]
+    numbers = [each for one in made for each in dataclasses.fields(one) if RANGE in each.metadata]
+    assert len(numbers) > 6
+    assert {each.name for each in numbers} >= {"seed" if name != "evaluate" else "seeds", "epochs"}
+    for each in numbers:
+        told = _below(text, f"--{each.name.replace('_', '-')}")
+        assert each.metadata[RANGE].words in told
+        default = each.default if isinstance(each.default, tuple) else (each.default,)
+        if default != (None,):
+            assert f"; default: {' '.join(f'{value:g}' for value in default)})" in told
+
+
+def test_the_help_of_show_says_the_range_and_the_default_of_a_number(shown: Any) -> None:
+    text = shown("show", "--help")
+    numbers = [each for each in _looking("show") if each.type is int]
+    assert {each.dest for each in numbers} == {"samples", "limit", "size", "tile", "seed"}
+    for each in numbers:
+        words = "in [0, 4294967296)" if each.dest == "seed" else "positive"
+        default = "" if each.default is None else f"; default: {each.default}"
+        assert _below(text, f"--{each.dest}").endswith(f"({words}{default})")
+
+
+def test_ranges_in_words() -> None:
+    ranges = {"a": POSITIVE, "b": NOT_NEGATIVE, "c": FRACTION, "d": EVEN, "e": SIDE}
+    assert {name: each[RANGE].words for name, each in ranges.items()} == {
+        "a": "positive",
+        "b": "not negative",
+        "c": "in [0, 1)",
+        "d": "not negative, even",
+        "e": "at least 2 pixels",
+    }
 
 
 def test_the_groups_of_a_search(shown: Any) -> None:
@@ -85,12 +133,12 @@ def test_the_groups_of_a_search(shown: Any) -> None:
         assert re.search(rf"^    {control} ", shown("evaluate", "--help"), re.MULTILINE), control
 
 
-@pytest.mark.parametrize("name", ["search", "evaluate", "operations"])
-def test_three_examples_come_first_and_are_taken(name: str, shown: Any) -> None:
+@pytest.mark.parametrize(("name", "count"), {**dict.fromkeys([*COMMANDS, "show", "diff"], 3), "list": 2}.items())
+def test_examples_come_first_and_are_taken(name: str, count: int, shown: Any) -> None:
     text = shown(name, "--help")
-    examples = re.findall(rf"^  # [^\n]+\n  (fasteraa {name} [^\n]+)$", text, re.MULTILINE)
-    assert len(examples) == 3
-    assert text.index(examples[-1]) < text.index("\ndata:\n")
+    examples = re.findall(rf"^  # [^\n]+\n  (fasteraa {name}[^\n]*)$", text, re.MULTILINE)
+    assert len(examples) == count
+    assert text.index(examples[-1]) < text.index(f"\n{next(iter(groups(text)))}:\n")
     assert text.count("\n", 0, text.index(examples[0])) < 10
     for example in examples:
         arguments = shlex.split(example)[2:]
@@ -100,8 +148,12 @@ def test_three_examples_come_first_and_are_taken(name: str, shown: Any) -> None:
         elif name == "evaluate":
             command = parse(evaluate.Command, evaluate.GUIDE, prog="evaluate", arguments=arguments)
             assert command.dataset == arguments[0]
+        elif name == "operations":
+            command = parse(operations.Command, operations.GUIDE, prog="operations", arguments=arguments)
+            assert command.dataset == arguments[0]
         else:
-            assert operations._parser("operations").parse_args(arguments).dataset == arguments[0]
+            options = _parser().parse_args([name, *arguments[: arguments.index("|") if "|" in arguments else None]])
+            assert options.command == name
 
 
 @pytest.mark.parametrize("name", ["", "search", "evaluate", "operations", "show", "diff", "list"])
@@ -111,10 +163,10 @@ def test_a_help_fits_80_columns(name: str, shown: Any) -> None:
 
 def test_a_help_tells_the_defaults_of_the_preset(shown: Any) -> None:
     usual, paper = (" ".join(shown("search", *more, "--help").split()) for more in ((), ("--preset", "paper")))
-    assert "the paper: 20. (default: 30)" in usual
-    assert "the paper: 20. (default: 20)" in paper
-    assert "(default: 1 0.5 0.25)" in usual
-    assert "(default: 1 0.5 0.25)" not in paper
+    assert "the paper: 20. (positive; default: 30)" in usual
+    assert "the paper: 20. (positive; default: 20)" in paper
+    assert "(each positive; default: 1 0.5 0.25)" in usual
+    assert "(each positive; default: 1 0.5 0.25)" not in paper
 
 
 def test_the_module_commands_have_the_same_help(capsys: pytest.CaptureFixture[str]) -> None:
