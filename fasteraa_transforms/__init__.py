@@ -23,8 +23,8 @@ from fasteraa_transforms.pipeline.loader import DeviceLoader
 from fasteraa_transforms.pipeline.transform import FasterAutoAugment
 from fasteraa_transforms.plan import Plan
 from fasteraa_transforms.policy.errors import PolicyError
+from fasteraa_transforms.policy.origins import list_policies
 from fasteraa_transforms.policy.policy import Policy
-from fasteraa_transforms.policy.sources import list_policies
 from fasteraa_transforms.relaxed import RelaxedPolicy
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from fasteraa_transforms.fields import POSITIVE, RANGE, SEED, check_number
 from fasteraa_transforms.help import SHOW_HELP, Option, described, formatter
 from fasteraa_transforms.operations.table import OPERATIONS
 from fasteraa_transforms.pipeline.image_files import open_image
-from fasteraa_transforms.policy import sources
+from fasteraa_transforms.policy import origins
 from fasteraa_transforms.policy.errors import printable
 from fasteraa_transforms.policy.explorer import explorer_page
 from fasteraa_transforms.policy.pictures import check_sheet, sub_policy_sheet
@@ -132,7 +132,7 @@ def _print_overview(options: argparse.Namespace) -> None:
 
 def overview() -> Iterator[str]:
     """Lines of text on each policy of the package: on what it was searched, and what was measured of it."""
-    for name in sources.list_policies():
+    for name in origins.list_policies():
         yield name
         yield f"    searched on  {printable(name.searched_on)}"
         gains = name.gains or ["its file names no controls"]
@@ -141,7 +141,7 @@ def overview() -> Iterator[str]:
 
 
 def _policy(name_or_path: str) -> Policy:
-    return sources.find(name_or_path)
+    return origins.find(name_or_path)
 
 
 def show(options: argparse.Namespace) -> None:

@@ -23,7 +23,7 @@ from fasteraa_transforms.pipeline import generators as _generators
 from fasteraa_transforms.pipeline import targets as _targets
 from fasteraa_transforms.pipeline.checks import InputChecks, seems_channels_last
 from fasteraa_transforms.plan import Plan
-from fasteraa_transforms.policy import sources
+from fasteraa_transforms.policy import origins
 from fasteraa_transforms.policy.policy import Policy
 
 
@@ -143,7 +143,7 @@ class FasterAutoAugment(Transform):
             ...     print(error)
             unknown policy 'no such policy'; known: ...; or give the path of a policy file
         """
-        return cls(sources.find(name_or_path), **kwargs)
+        return cls(origins.find(name_or_path), **kwargs)
 
     def forward(self, *inputs: Any) -> Any:
         """Transform a sample, given as one value or as several."""

@@ -17,7 +17,7 @@ from fasteraa_transforms.search.data.source import consent_flags
 from fasteraa_transforms.search.evaluation.affinity import AffinityDiversity
 from fasteraa_transforms.search.evaluation.affinity import affinity_and_diversity as measure_affinity_and_diversity
 from fasteraa_transforms.search.report import page as report
-from fasteraa_transforms.search.report import plots as pictures
+from fasteraa_transforms.search.report import plots
 from fasteraa_transforms.search.report.next_steps import next_steps
 from fasteraa_transforms.search.runtime import files
 from fasteraa_transforms.search.runtime.defaults import usual_defaults
@@ -61,8 +61,8 @@ def search(
             TensorBoard events, a checkpoint an epoch and pictures; nothing is written if None.
         resume: continue from the checkpoint in ``out``. On the CPU the policy is bit for bit that of an uninterrupted
             run.
-        name: of the policy; if it is that of a known dataset (digits, cifar10, …), that dataset's recipe is the
-            default of what ``settings`` leaves open. The class's name in lower case if None.
+        name: of the policy; the dataset's class in lower case if None. The name of a known dataset (digits, cifar10,
+            …) also sets the defaults of size, padding, flip and critic.
         source: how the dataset was opened, kept in ``settings.json`` for whoever resumes the run and in the policy's
             provenance; with a ``description``, it says in words which images they are.
         affinity_diversity: whether to measure affinity and diversity of the policy at the end, which trains six small
@@ -102,14 +102,14 @@ def search(
                 folder.prepare(settings, resume=resume)
         recorder = stack.enter_context(Recorder(folder, world=world, resume=resume, progress=progress, again=again))
         with explained_loading(recorder, _fewer(name, settings)), seeded(settings.seed, world.device(settings.device)):
-            recipe = world.from_first(lambda: _kept_recipe(folder)) if resume else None
+            kept = world.from_first(lambda: _kept_preparation(folder)) if resume else None
             task = load_task(
                 dataset,
                 settings,
                 name=name,
                 source=source,
                 world=world,
-                recipe=recipe,
+                kept=kept,
                 tell=recorder.say,
                 watch=recorder.watch,
             )
@@ -179,7 +179,7 @@ def _with_affinity(policy: Policy, task: Task, settings: Settings, recorder: Rec
     return Policy(policy.sub_policies, name=policy.name, provenance=provenance), measured.lines()
 
 
-def _kept_recipe(folder: RunFolder | None) -> Any:
+def _kept_preparation(folder: RunFolder | None) -> Any:
     """How the images of the run in a folder were prepared."""
     return None if folder is None else files.read_json(folder.settings).get("recipe")
 
@@ -213,7 +213,7 @@ def _report(
     if folder is not None:
         folder.replace_json(folder.path / "diagnosis.json", dataclasses.asdict(found) | {"verdict": lines})
         rows = recorder.rows()
-        pictures.curves(rows, folder.path / "curves.png")
+        plots.curves(rows, folder.path / "curves.png")
         nothing = report.changes_nothing(policy)
         leave_pictures(recorder, policy, images, {})
         page = report.page(

@@ -25,7 +25,7 @@ from fasteraa_transforms.search.runtime.hardware import device_name
 from fasteraa_transforms.search.runtime.world import World
 from fasteraa_transforms.search.settings import Settings
 
-PROBED = 512
+PROBE_IMAGES = 512
 """Images whose displacement is the strength of a policy."""
 
 
@@ -64,7 +64,7 @@ class Task:
     def probe(self) -> Tensor:
         """The first images, uint8 [N, C, *crop.size], on the CPU; their displacement is the strength of a policy."""
         height, width = self.crop.size
-        return self.data.images[:PROBED, :, :height, :width].cpu()
+        return self.data.images[:PROBE_IMAGES, :, :height, :width].cpu()
 
     @property
     def counted(self) -> str:
@@ -111,7 +111,7 @@ def load_task(
     name: str,
     source: Mapping[str, Any] | None = None,
     world: World | None = None,
-    recipe: Mapping[str, Any] | None = None,
+    kept: Mapping[str, Any] | None = None,
     tell: Callable[[str], object] | None = None,
     watch: Watch | None = None,
 ) -> Task:
@@ -123,7 +123,7 @@ def load_task(
         name: of the policy; if it is that of a known data set, that one's preparation is the default.
         source: how the data set was opened.
         world: the processes of the search; this one alone if None.
-        recipe: of a run that goes on, as its folder keeps it: images have the size that they had there.
+        kept: the preparation that the folder of a run keeps, where the run goes on; images get the size that it has.
         tell: called with a line about the size of the images, where it is chosen or takes much memory.
         watch: goes through the images, to show how far loading is; see `load_images`.
 
@@ -151,7 +151,7 @@ def load_task(
         num_images=preparation.num_images,
         num_classes=preparation.num_classes,
         balanced=settings.balanced,
-        size=_held_size(preparation, recipe),
+        size=_held_size(preparation, kept),
         seed=settings.seed,
         ignore_label=settings.ignore_label,
         skip_broken=settings.skip_broken,
@@ -201,9 +201,9 @@ def prepared(name: str, settings: Settings) -> Preparation:
     )
 
 
-def _held_size(preparation: Preparation, recipe: Mapping[str, Any] | None) -> Size:
+def _held_size(preparation: Preparation, kept: Mapping[str, Any] | None) -> Size:
     """The size that images are loaded at: the one that was chosen before, where a run goes on."""
-    size = (recipe or {}).get("image_size")
+    size = (kept or {}).get("image_size")
     if preparation.choose_size and isinstance(size, list) and len(size) == 2:
         height, width = (max(1, int(side)) for side in size)
         return height, width

@@ -40,7 +40,7 @@ class SplitsBySeed:
     """The split of each training, by its seed. The last one is kept, since trainings share it.
 
     Args:
-        name: of the data set, whose recipe is the default of what ``settings`` leaves open.
+        name: of the data set; a known name (digits, cifar10, …) sets the defaults of size, padding and flip.
         dataset: the training split, or all images.
         test: the test split; if None, the images that are not trained on.
         settings: of the trainings.

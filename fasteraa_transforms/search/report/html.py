@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fasteraa_transforms.policy.pictures import tile
 
-SIDE = 96
+PICTURE_SIDE = 96
 """Pixels of a picture."""
 
 
@@ -63,7 +63,7 @@ def figure(image: Tensor, lines: Sequence[str]) -> str:
         lines: below it; what is read in its place.
     """
     file = io.BytesIO()
-    tile(image[: 3 if len(image) >= 3 else 1], SIDE).save(file, "PNG", optimize=True)
+    tile(image[: 3 if len(image) >= 3 else 1], PICTURE_SIDE).save(file, "PNG", optimize=True)
     data = base64.b64encode(file.getvalue()).decode()
     caption = "<br>".join(escape(line).replace("_", "_<wbr>") for line in lines)
     return (

@@ -13,7 +13,7 @@ from fasteraa_transforms.policy import Candidate, Policy
 from fasteraa_transforms.policy.pictures import describe
 from fasteraa_transforms.policy.text import physical_text
 from fasteraa_transforms.search.contenders.guard import Curves, Point
-from fasteraa_transforms.search.report import plots as pictures
+from fasteraa_transforms.search.report import plots
 from fasteraa_transforms.search.report.charts import operation_chart, share_bars, share_chart
 from fasteraa_transforms.search.report.html import code, dim, document, figure, table
 from fasteraa_transforms.search.report.race_sections import Raced, race_sections
@@ -252,8 +252,8 @@ def _course(policy: Policy, metrics: Sequence[dict[str, Any]]) -> list[str]:
         "<h2>The adversarial search</h2>",
         '<div class="curves">',
         *(
-            f'<div role="img" aria-label="curves: {name}">{pictures.curve_svg(metrics, name)}</div>'
-            for name in pictures.PANELS
+            f'<div role="img" aria-label="curves: {name}">{plots.curve_svg(metrics, name)}</div>'
+            for name in plots.PANELS
             if name != "shares"
         ),
         "</div>",
