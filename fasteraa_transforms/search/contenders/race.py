@@ -5,6 +5,7 @@ favour no augmentation. The networks of the first replicate of "none" and "unifo
 each operation does to the images held out, from which calibrated policies are made.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from fasteraa_transforms.search.contenders.trial import Arena, run_trial
 from fasteraa_transforms.search.runtime.pool import Pool
 
 TrialRow = dict[str, Any]
+
+_SHARE = 0.5  # of the networks that are left, for one round; see search/experiments/rounds
+_FEWEST = 2  # contenders that a round compares
 
 
 def work(
@@ -124,6 +128,9 @@ def race(
 ) -> list[Standing]:
     """Race until one is left, the replicates are used up, or ``most`` networks were trained.
 
+    All contenders get one network. Each further round takes at most half of the networks that are left, for the best
+    contenders first: so the best are told apart with more networks than the others.
+
     What is trained depends on the rows alone, not on the clock: a race that was cut off ends as one that was not.
 
     Args:
@@ -141,12 +148,13 @@ def race(
     for replicate in range(replicates):
         done = trainings.of(by_name)
         have = {row["contender"] for row in done if row["replicate"] == replicate}
-        missing = [name for name in inside if name not in have]
-        if replicate and missing:
-            left = most - sum(1 for row in done if row["replicate"] < replicate) - len(have)
-            missing = missing[: max(left, 0)]
-            if len(have) + len(missing) < 2:
+        chosen = inside
+        if replicate:
+            left = most - sum(1 for row in done if row["replicate"] < replicate)
+            chosen = inside[: min(max(_FEWEST, math.ceil(left * _SHARE)), left)]
+            if len(chosen) < _FEWEST:
                 break
+        missing = [name for name in chosen if name not in have]
         trainings.train([by_name[name] for name in missing], replicate)
         rows = [row for row in trainings.of(by_name) if row["replicate"] <= replicate]
         after = [name for name in racing(rows) if name in inside]

@@ -129,6 +129,21 @@ def test_race_that_was_cut_off_ends_as_one_that_was_not() -> None:
         assert len(pool.calls) == len(whole.rows) - kept
 
 
+def test_a_round_takes_at_most_half_of_what_is_left_for_the_best() -> None:
+    losses = {str(i): 1 + i / 1000 for i in range(10)}  # hardly differ
+    trainings, pool = _trainings(losses)
+    race(trainings, [Contender(name, None, "") for name in losses], most=30, replicates=8)
+    taken = [sum(number == replicate for _, number in pool.calls) for replicate in range(8)]
+    assert taken[0] == 10 and taken[1] > 2 and sum(taken) in (29, 30)
+    inside = list(losses)
+    for replicate in range(1, len([each for each in taken if each])):
+        before = [row for row in trainings.rows if row["replicate"] < replicate]
+        inside = [name for name in racing(before) if name in inside]  # who has dropped out stays out
+        half = max(2, math.ceil((30 - len(before)) / 2))
+        assert taken[replicate] == min(half, len(inside))
+        assert {name for name, number in pool.calls if number == replicate} == set(inside[:half])
+
+
 def test_every_contender_races_once_whatever_the_budget() -> None:
     trainings, pool = _trainings(LOSSES)
     race(trainings, [Contender(name, None, "") for name in LOSSES], most=1, replicates=8)
