@@ -107,6 +107,16 @@ class RacePlan:
         return cls(**{**value, "size": tuple(value["size"])})
 
 
+def seconds_of(minutes: float | None, device: torch.device) -> float:
+    """What a search may take: ``minutes``, or what is usual on the device.
+
+    Example:
+        >>> seconds_of(None, torch.device("cpu")), seconds_of(0.5, torch.device("cpu"))
+        (600.0, 30.0)
+    """
+    return 60 * (MINUTES.get(device.type, MINUTES["cpu"]) if minutes is None else minutes)
+
+
 def processes_for(device: torch.device) -> int:
     """How many trainings go side by side: one on an accelerator, else one for each thread of PyTorch's."""
     return 1 if device.type != "cpu" else max(1, min(torch.get_num_threads(), os.cpu_count() or 1))

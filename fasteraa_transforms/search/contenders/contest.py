@@ -8,7 +8,7 @@ from typing import Any
 from fasteraa_transforms.search import budget
 from fasteraa_transforms.search.contenders import Contender
 from fasteraa_transforms.search.contenders.guard import Curves
-from fasteraa_transforms.search.contenders.race import Trainings, TrialRow, race, work
+from fasteraa_transforms.search.contenders.race import Trainings, TrialRow, expected_networks, race, work
 from fasteraa_transforms.search.contenders.restrict import Allowed
 from fasteraa_transforms.search.contenders.screening import Effect
 from fasteraa_transforms.search.contenders.standings import Standing
@@ -32,6 +32,7 @@ class Notes:
         save_row: called with each new row.
         tell: takes a line for the user.
         advance: takes the seconds of work that a training has brought the run forward, as planned.
+        expect: takes how many networks the race is expected to take in all, after each round.
     """
 
     plan: budget.RacePlan | None = None
@@ -40,6 +41,7 @@ class Notes:
     save_row: Callable[[TrialRow], None] = lambda row: None
     tell: Callable[[str], None] = lambda line: None
     advance: Callable[[float], None] = lambda seconds: None
+    expect: Callable[[int], None] = lambda networks: None
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def contest(
         plan = _with_length(plan, data, crop, rules, notes, count, rules.seconds - (time.perf_counter() - began))
         notes.save_plan(plan)
     arena = budget.arena_of(plan, data, crop, rules.seed)
-    notes.tell(_length_in_words(plan))
+    notes.tell(_length_in_words(plan, count))
     with Pool(work, arena, processes=plan.processes).started() as pool:
         trainings = Trainings(arena, pool, notes.rows, notes.save_row, lambda row: notes.advance(row["wall"]))
         wanted = {guard for name in rules.kinds for guard in find_kind(name).guards} | {"none"}
@@ -133,10 +135,48 @@ def contest(
         at_once = {each.name: each for each in [*guards, *first]}
         trainings.train(at_once.values(), 0, guards=looking)
         curves = {name: found for name in looking if (found := trainings.curves(name)) is not None}
-        contenders = [*gather(rules.kinds, Material(rules.allowed, curves)), *more(curves, trainings)]
-        result = race(trainings, contenders, most=plan.trainings, replicates=plan.replicates, tell=notes.tell)
+        contenders = gather(rules.kinds, Material(rules.allowed, curves))
+        left = rules.seconds - (time.perf_counter() - began)
+        contenders += more(curves, trainings)  # what these take comes on top
+        clock = _Clock(plan, rules, notes, trainings, seconds=left)
+        result = race(
+            trainings,
+            contenders,
+            most=plan.trainings,
+            replicates=plan.replicates,
+            tell=notes.tell,
+            limit=clock.limit,
+        )
         rows = trainings.of(each.name for each in contenders)
-    return Outcome(plan, tuple(contenders), tuple(result), curves, tuple(rows))
+    return Outcome(clock.plan, tuple(contenders), tuple(result), curves, tuple(rows))
+
+
+class _Clock:
+    """Keeps a race within its seconds, should networks take longer than they were planned to.
+
+    Attributes:
+        plan: of the race, with as many trainings as fit.
+    """
+
+    def __init__(
+        self, plan: budget.RacePlan, rules: Rules, notes: Notes, trainings: Trainings, *, seconds: float
+    ) -> None:
+        self.plan, self.rules, self.notes, self.trainings = plan, rules, notes, trainings
+        self.began, self.before = time.perf_counter(), len(trainings.rows)
+        self.end = self.began + seconds
+
+    def limit(self, most: int, raced: int, expected: int) -> int:
+        """How many networks the race may take in all; see `race`. The plan keeps it, for whoever resumes the run."""
+        now, trained = time.perf_counter(), len(self.trainings.rows) - self.before
+        if trained and self.rules.trainings is None:
+            each = (now - self.began) / trained
+            fit = max(raced, raced + int((self.end - now) / each))
+            if fit < most:
+                most = fit
+                self.plan = budget.changed(self.plan, trainings=most)
+                self.notes.save_plan(self.plan)
+        self.notes.expect(min(most, expected))
+        return most
 
 
 def guard_curves(
@@ -227,19 +267,21 @@ def _length(trainings: Trainings, none: Contender, most: int, at_once: int) -> t
 
 def _plan_in_words(plan: budget.RacePlan, data: ImageSet, rules: Rules, count: int) -> str:
     beside = f", {plan.processes} networks side by side" if plan.processes > 1 else ""
-    seconds = plan.trainings * plan.training_seconds()
+    each = plan.training_seconds()
+    networks = min(expected_networks(count, plan.replicates), max(plan.trainings, int(rules.seconds / each)))
     return (
-        f"{data.images.device.type}{beside}; {count} contenders race with {plan.network}, at most "
-        f"{plan.trainings} networks of about {budget.duration(plan.training_seconds())} each: "
-        f"{budget.duration(min(seconds, rules.seconds))} of {budget.duration(rules.seconds)}"
+        f"{data.images.device.type}{beside}; {count} contenders race with {plan.network}, about "
+        f"{networks} networks of about {budget.duration(each)} each: "
+        f"{budget.duration(min(networks * each, rules.seconds))} of {budget.duration(rules.seconds)}"
     )
 
 
-def _length_in_words(plan: budget.RacePlan) -> str:
-    takes = (
-        f"each training takes {plan.epochs} epochs; at most {plan.trainings} of them, "
-        f"{budget.duration(plan.trainings * plan.training_seconds())}"
-    )
+def _length_in_words(plan: budget.RacePlan, count: int) -> str:
+    each = plan.training_seconds()
+    about = min(expected_networks(count, plan.replicates), plan.trainings)
+    takes = f"each training takes {plan.epochs} epochs; about {about} of them, {budget.duration(about * each)}"
+    if about < plan.trainings:
+        takes += f", at most {plan.trainings}, {budget.duration(plan.trainings * each)}"
     if plan.fitted is None:
         return f"{plan.network} on {plan.train_images} images; {takes}"
     fits = (

@@ -21,6 +21,9 @@ from fasteraa_transforms.search.runtime.recorder import Recorder
 from fasteraa_transforms.search.settings import Settings
 from fasteraa_transforms.search.task import Task
 
+_REPORT = 5.0  # seconds that the report takes, about
+_LEAST = 0.5  # of its minutes, what a search has for its networks however long its images took to load
+
 SEARCHED = ("adversarial", "screening")
 """Contenders that take trainings of their own."""
 
@@ -38,6 +41,8 @@ def hold_contest(task: Task, settings: Settings, recorder: Recorder) -> Outcome:
         DamagedFile: on resuming, the plan or a row of the run cannot be used; says which.
     """
     rules = rules_of(task, settings)
+    spent = time.perf_counter() - recorder.began
+    rules = dataclasses.replace(rules, seconds=max(rules.seconds - spent - _REPORT, rules.seconds * _LEAST))
     notes = _notes(task, settings, recorder)
     allowed = rules.allowed
 
@@ -79,12 +84,11 @@ def screen(trainings: Trainings, allowed: Allowed) -> list[Effect]:
 
 def rules_of(task: Task, settings: Settings) -> Rules:
     """What the settings say of the contest."""
-    minutes = budget.MINUTES.get(task.device.type, 10.0) if settings.minutes is None else settings.minutes
     kinds, allowed = check_settings(settings)
     return Rules(
         kinds=kinds,
         allowed=allowed,
-        seconds=60 * minutes,
+        seconds=budget.seconds_of(settings.minutes, task.device),
         seed=settings.seed,
         network=settings.network,
         epochs=settings.race_epochs,
@@ -118,7 +122,7 @@ class _FolderNotes(Notes):
         self.recorder, self.bar = recorder, None
         self.began = time.perf_counter()
         self.save_plan, self.save_row = self._save_plan, self._save_row
-        self.tell, self.advance = self._say, self._advance
+        self.tell, self.advance, self.expect = self._say, self._advance, self._expect
 
     def _save_plan(self, plan: budget.RacePlan) -> None:
         if plan != self.plan or "contest" not in self.recorder.saved:
@@ -145,6 +149,11 @@ class _FolderNotes(Notes):
     def _advance(self, seconds: float) -> None:
         if self.bar is not None:
             self.bar.update()
+
+    def _expect(self, networks: int) -> None:
+        if self.bar is not None:
+            self.bar.total = max(networks, self.bar.n)
+            self.bar.refresh()
 
     def close(self) -> None:
         """End the progress bar."""

@@ -118,6 +118,22 @@ class Trainings:
         return [row for row in self._alike(self.arena.recipe.epochs) if row["contender"] in chosen]
 
 
+def expected_networks(inside: int, rounds: int) -> int:
+    """How many networks a race usually takes: in each round half of the contenders drop out, until two are left.
+
+    Args:
+        inside: contenders in the next round.
+        rounds: that are left.
+
+    Example:
+        >>> expected_networks(10, 4)  # 10, 5, 3 and 2
+        20
+    """
+    if inside < _FEWEST:
+        return inside
+    return sum(max(_FEWEST, math.ceil(inside / 2**number)) for number in range(rounds))
+
+
 def race(
     trainings: Trainings,
     contenders: Sequence[Contender],
@@ -125,6 +141,7 @@ def race(
     most: int,
     replicates: int,
     tell: Callable[[str], None] = lambda line: None,
+    limit: Callable[[int, int, int], int] = lambda most, done, expected: most,
 ) -> list[Standing]:
     """Race until one is left, the replicates are used up, or ``most`` networks were trained.
 
@@ -139,6 +156,8 @@ def race(
         most: networks in all. Every contender gets its first one even so.
         replicates: of one contender at most.
         tell: takes a line about who dropped out.
+        limit: called after each round with ``most``, how many networks were trained, and how many the race is
+            expected to take in all; returns what ``most`` is from there on.
 
     Returns:
         The standings, the leader first.
@@ -163,4 +182,6 @@ def race(
         inside = after
         if len(inside) == 1:
             break
+        expected = len(rows) + expected_networks(len(inside), replicates - replicate - 1)
+        most = limit(most, len(trainings.of(by_name)), min(most, expected))
     return standings(trainings.of(by_name))

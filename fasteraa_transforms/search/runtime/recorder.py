@@ -60,6 +60,7 @@ class Recorder:
     Attributes:
         path: of the folder, on all ranks.
         folder: the folder, on the rank that writes; None on others.
+        began: when the recorder was made, on the clock of `time.perf_counter`.
         doing: what the search is doing, for messages.
         kept: epochs of an adversarial search that the checkpoint holds.
         networks: trainings of a race that the folder keeps; None where none races.
@@ -85,6 +86,7 @@ class Recorder:
         self.folder = folder if self.world.first else None  # what the others would write is the same
         self.resume, self.again = resume, list(again)
         self.progress = progress and self.world.first
+        self.began = time.perf_counter()
         self.doing = "before the first step"
         self.kept = 0
         self.networks: int | None = None

@@ -2,6 +2,7 @@
 
 import base64
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from fasteraa_transforms.search import Digits, budget, load_images
 from fasteraa_transforms.search.contenders import Contender
-from fasteraa_transforms.search.contenders.contest import Notes, Rules, contest
+from fasteraa_transforms.search.contenders.contest import Notes, Rules, _Clock, contest
 from fasteraa_transforms.search.contenders.race import Trainings, race
 from fasteraa_transforms.search.contenders.standings import racing, standings
 from fasteraa_transforms.search.contenders.trial import (
@@ -217,7 +218,7 @@ def test_a_worker_that_ends_is_said() -> None:
 
 def test_a_contest_keeps_a_contender_and_resumes(arena: Arena) -> None:
     rules = Rules(kinds=("none", "uniform", "calibrated"), epochs=2, replicates=2, train_images=150, processes=1)
-    rules = Rules(**{**vars(rules), "network": "resnet9-4", "seconds": 5.0})
+    rules = Rules(**{**vars(rules), "network": "resnet9-4", "seconds": 90.0})
     notes = Notes()
     plans: list[budget.RacePlan] = []
     notes.save_plan = plans.append
@@ -229,6 +230,27 @@ def test_a_contest_keeps_a_contender_and_resumes(arena: Arena) -> None:
     resumed = contest(arena.data, arena.crop, rules, again)
     assert [each.contender for each in resumed.standings] == [each.contender for each in outcome.standings]
     assert resumed.standings[0].loss == outcome.standings[0].loss
+
+
+def test_a_race_ends_with_its_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks that take longer than planned become fewer, and the plan keeps how many."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    trainings, pool = _trainings({str(i): 1 + i / 1000 for i in range(10)})
+    trainings.tell = lambda row: now.__setitem__(0, now[0] + 5.0)
+    plans: list[budget.RacePlan] = []
+    expected: list[int] = []
+    notes = Notes(save_plan=plans.append, expect=expected.append)
+    plan = budget.changed(_plan(), trainings=100)
+    clock = _Clock(plan, Rules(kinds=()), notes, trainings, seconds=100.0)
+    contenders = [Contender(str(i), None, "") for i in range(10)]
+    race(trainings, contenders, most=100, replicates=16, limit=clock.limit)
+    assert 80 <= now[0] <= 100
+    assert clock.plan == plans[-1] and len(pool.calls) <= clock.plan.trainings <= 20
+    assert expected[0] > 10 and expected[-1] >= len(pool.calls)
+    # Whoever asks for a number of networks gets it, however long they take.
+    clock = _Clock(plan, Rules(kinds=(), trainings=100), notes, trainings, seconds=1.0)
+    assert clock.limit(100, 50, 80) == 100
 
 
 # --- the budget -------------------------------------------------------------------------------------------------------
