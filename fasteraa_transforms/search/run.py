@@ -5,7 +5,7 @@ import copy
 import dataclasses
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any
 
 from fasteraa_transforms.policy.policy import Policy
@@ -13,7 +13,7 @@ from fasteraa_transforms.search.algorithm.diagnosis import Diagnosis
 from fasteraa_transforms.search.algorithm.loop import adversarial_search, exported
 from fasteraa_transforms.search.budget import duration, seconds_of
 from fasteraa_transforms.search.contenders.hold import check_settings, hold_contest
-from fasteraa_transforms.search.data.samples import Samples, is_map_style
+from fasteraa_transforms.search.data.samples import Samples
 from fasteraa_transforms.search.data.source import consent_flags
 from fasteraa_transforms.search.evaluation.affinity import AffinityDiversity
 from fasteraa_transforms.search.evaluation.affinity import affinity_and_diversity as measure_affinity_and_diversity
@@ -102,7 +102,7 @@ def search(
             if world.first:
                 folder.prepare(settings, resume=resume)
         recorder = stack.enter_context(Recorder(folder, world=world, resume=resume, progress=progress, again=again))
-        if settings.contenders and is_map_style(dataset):
+        if settings.contenders and isinstance(dataset, Sized):
             takes = seconds_of(settings.minutes, world.device(settings.device))
             recorder.say(f"{len(dataset):,} samples; loading images and searching take about {duration(takes)}")
         with explained_loading(recorder, _fewer(name, settings)), seeded(settings.seed, world.device(settings.device)):

@@ -170,7 +170,7 @@ def race(
         chosen = inside
         if replicate:
             left = most - sum(1 for row in done if row["replicate"] < replicate)
-            chosen = inside[: min(max(_FEWEST, math.ceil(left * _SHARE)), left)]
+            chosen = inside[: max(0, min(max(_FEWEST, math.ceil(left * _SHARE)), left))]
             if len(chosen) < _FEWEST:
                 break
         missing = [name for name in chosen if name not in have]
@@ -178,7 +178,7 @@ def race(
         rows = [row for row in trainings.of(by_name) if row["replicate"] <= replicate]
         after = [name for name in racing(rows) if name in inside]
         if dropped := [name for name in inside if name not in after]:
-            tell(f"after {replicate + 1} networks each, clearly behind: {', '.join(dropped)}")
+            tell(f"after round {replicate + 1}, clearly behind: {', '.join(dropped)}")
         inside = after
         if len(inside) == 1:
             break
