@@ -31,9 +31,9 @@ class Backend(NamedTuple):
 
     Attributes:
         takes: ``(images, plan) -> bool``, whether it takes images [B, C, H, W] with at least one value.
-        run: ``(images, plan, extras, epilogue) -> images`` of the same shape, on the same device, and of the same dtype
-            unless there is an epilogue. It writes nothing into the images and shares no memory with them. The plan lies
-            on any device and fits the images; interpolation and fill in ``extras`` are checked.
+        run: ``(images, plan, extras, epilogue) -> images`` of the same shape, device and dtype; an epilogue may change
+            the dtype. It writes nothing into the images and shares no memory with them. The plan lies on any device and
+            fits the images; interpolation and fill in ``extras`` are checked.
     """
 
     takes: Callable[[Tensor, Plan], bool]
@@ -60,38 +60,39 @@ def apply(
     """Apply a plan to the images it was drawn for.
 
     A pure function: nothing is drawn, nothing is written into ``images``, and the result shares no memory with them.
-    On uint8 the result is, byte for byte, what Pillow gives, one image at a time. On floats it is the same without the
-    rounding to 8 bits, and gradients flow to ``images`` as `functional` says.
+    On uint8 the result is, byte for byte, what Pillow gives, one image at a time. On floats the result is the same
+    without the rounding to 8 bits. Gradients flow to ``images``, as `functional` says.
 
-    sample_pairing blends in the *original* partner, ``images[plan.partner]`` as it came in, whatever the earlier stages
-    did to either of the two. An image that is its own partner, as the only one of a batch is, stays as it is.
+    sample_pairing blends in the *original* partner, ``images[plan.partner]``. Earlier stages do not change the partner.
+    An image that is its own partner stays as it is; so does the only image of a batch.
 
     Args:
         images: one of
 
             - a PIL image of mode L, LA, RGB, RGBA or I;16, with a plan of one image. Alpha follows geometry only; I;16
               is what a uint16 tensor is;
-            - a uint8 tensor [..., C, H, W], with values in [0, 255]. On a GPU of NVIDIA's with Triton, and up to 16384
-              pixels high and wide, it is computed there, in a few launches and without waiting for the device;
-              otherwise on the CPU, where it is copied to and from;
-            - a uint16 tensor [..., C, H, W], with values in [0, 65535]: as a float64 one in [0, 1], rounded at the end;
-            - a float16, bfloat16, float32 or float64 tensor [..., C, H, W], with values in [0, 1], computed on its own
-              device, the two 16-bit types in float32. Every operation takes 0 for NaN and -∞, and 1 for ∞; an image
-              to which nothing happens keeps them.
+            - a uint8 tensor [..., C, H, W], with values in [0, 255]. A GPU of NVIDIA's with Triton computes it in a few
+              launches, without waiting for the device, if it is at most 16384 pixels high and wide. Any other device
+              copies it to the CPU and back;
+            - a uint16 tensor [..., C, H, W], with values in [0, 65535]. It is computed as float64 in [0, 1] and rounded
+              at the end;
+            - a float16, bfloat16, float32 or float64 tensor [..., C, H, W], with values in [0, 1]. It is computed on
+              its own device, the two 16-bit types in float32. Every operation takes 0 for NaN and -∞, and 1 for ∞. An
+              image to which nothing happens keeps them.
 
             Any number of channels. Of a subclass of Tensor, the plain tensor is taken.
-        plan: one row for each image, leading dimensions flattened; on any device. The values of one that lies on a GPU
-            are not looked at where images are computed there: an image outside of the batch is taken for the nearest
-            one in it, an operation that does not exist does nothing, and parameters beyond those of the table of
-            operations may leave Pillow's fixed point.
+        plan: one row for each image, leading dimensions flattened; on any device. If plan and images lie on a GPU, the
+            values of the plan are not checked. A partner outside of the batch becomes the nearest image in it. An
+            operation that does not exist does nothing. A parameter beyond the table of operations may overflow Pillow's
+            fixed point.
         interpolation: NEAREST or BILINEAR, for shear, translate and rotate; also their names or Pillow's numbers.
         fill: value outside of the image, one number or one a channel, in the image's own range: [0, 255] for uint8
             and 8-bit PIL images, [0, 65535] for uint16 and I;16 (fractions are dropped), [0, 1] for floats. None is 0.
         epilogue: what follows, on tensors: scaling, normalisation, conversion.
 
     Returns:
-        PIL image of the same mode and size, or plain tensor of the same shape and device, and of the same dtype unless
-        there is an epilogue.
+        PIL image of the same mode and size, or plain tensor of the same shape, device and dtype. An epilogue may change
+        the dtype.
 
     Raises:
         TypeError: the type, dtype or mode of ``images``, or the type of ``fill``, is not one of those above; or a PIL

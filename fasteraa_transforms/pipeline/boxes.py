@@ -5,7 +5,7 @@ each stage would grow beyond its object.
 
 A stage may move a part of the object out of the image. That part is lost: no later stage brings it back. So what is
 left of a box lies inside the image before the first stage and after each stage. Seen in the output, the image of each
-stage is a parallelogram, and so is the box. What is left of the box is what all of them have in common.
+stage is a parallelogram, and so is the box. The intersection of all these parallelograms is what is left of the box.
 """
 
 import inspect
@@ -30,7 +30,7 @@ def move_boxes(
     """Put boxes around what they hold after the maps.
 
     A format without rotation gets the smallest box around what is left. A format with rotation gets the smallest
-    rectangle around it that lies along the longer side of the moved box, the direction that torchvision gives it.
+    rectangle that lies along the longer side of the moved box, as in torchvision.
 
     Args:
         boxes: the boxes in their format, float64 [N, 4], [N, 5] or [N, 8].
@@ -124,10 +124,10 @@ def _extents(points: Tensor, axes: Tensor, valid: Tensor | None = None) -> tuple
 
 
 def _extents_of_what_is_left(corners: Tensor, images: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
-    """The extents of what boxes [N, 4, 2] and all images [S, 4, 2] have in common; the last image is the output."""
+    """The extents of the intersection of boxes [N, 4, 2] and all images [S, 4, 2]; the last image is the output."""
     points, valid = _common_corners(corners, images)
     lowest, highest = _extents(points, axes, valid)
-    # If they have nothing in common, the box shrinks onto the border of the image, to a line or to a point.
+    # If the intersection is empty, the box shrinks onto the border of the image, to a line or to a point.
     canvas = images[-1]
     nothing_low, nothing_high = _extents(torch.minimum(torch.maximum(corners, canvas[0]), canvas[2]), axes)
     has_area = (nothing_low < nothing_high).all(-1, keepdim=True)
@@ -139,10 +139,10 @@ def _extents_of_what_is_left(corners: Tensor, images: Tensor, axes: Tensor) -> t
 
 
 def _common_corners(corners: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The corners of what each box [N, 4, 2] has in common with all images [S, 4, 2].
+    """The corners of the intersection of each box [N, 4, 2] with all images [S, 4, 2].
 
-    Box and images are convex, so each is where four half-planes meet. A corner of what they have in common is a point
-    where the borders of two half-planes cross, if it lies in all of them.
+    Box and images are convex, so each is the intersection of four half-planes. A corner of the whole intersection is a
+    point where the borders of two half-planes cross, and which lies in all half-planes.
 
     Returns:
         All points where two borders cross, [N, P, 2], and whether they are such a corner, [N, P].

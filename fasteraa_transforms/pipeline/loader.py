@@ -15,11 +15,11 @@ from fasteraa_transforms.pipeline.transfer import check_callable, explained, mov
 class DeviceLoader:
     """Batches of a DataLoader, copied to a device and transformed there, ahead of the training step.
 
-    On CUDA, batches are pinned, copied without blocking and transformed on a stream of their own, while the GPU is busy
-    with the step before. The stream that is current where a batch is taken waits for it; the host does not. The loader
-    runs ahead by ``ahead`` batches at most, and the host by ``ahead`` steps (at least one) of the GPU. So at most
-    2 × ``ahead`` + 1 batches of this loader (two for ``ahead=0``) are in GPU memory, as long as the caller keeps none.
-    On other devices the same batches come in the same order, without streams.
+    On CUDA, batches are pinned, copied without blocking, and transformed on a stream of their own. Meanwhile the GPU
+    works on the step before. The stream that is current where a batch is taken waits for it; the host does not. The
+    loader runs ahead by at most ``ahead`` batches, and the host by at most ``ahead`` steps of the GPU (or one). So GPU
+    memory holds at most 2 × ``ahead`` + 1 batches (two for ``ahead=0``), if the caller keeps none. On other devices the
+    same batches come in the same order, without streams.
 
     Every tensor of a batch is moved: images, labels and tv_tensors, in dicts, lists, tuples and named tuples, however
     nested. Other objects stay as they are. A v2 transform takes the *first* plain tensor for the image, unless the
@@ -27,16 +27,15 @@ class DeviceLoader:
     ``pin_memory=True`` of the DataLoader. It is not needed here: batches are pinned anyway.
 
     Each iteration takes one number from PyTorch's default generator and seeds generators of its own with it, on the CPU
-    and on CUDA. The loader and the transform draw from these, in the order of the batches, and the default generators
-    stay as the caller left them. So the same seed gives the same batches for any ``ahead``, whatever the training step
-    draws, and the training step draws the same for any ``ahead``, also after an early ``break``. Without a
-    DeviceLoader, that seed gives other batches. The ``generator`` of a DataLoader or of a transform, and those of
-    Python and NumPy, are drawn from directly, in the order of the batches, but ahead of the step.
+    and on CUDA. The loader and the transform draw from its own generators, in the order of the batches. The default
+    generators stay as the caller left them. So a seed gives the same batches for any ``ahead``, whatever the training
+    step draws. And the training step draws the same numbers for any ``ahead``, also after an early ``break``. Without a
+    DeviceLoader, the seed gives other batches. A DataLoader or transform with a ``generator`` draws from that one, in
+    the order of the batches but ahead of the step; so does code that draws from Python or NumPy.
 
-    An exception of the loader, its workers or the transform comes where its batch would have come. Each ``iter()``
-    starts anew, and leaving a loop early drops what was prepared. ``len()`` and all attributes but ``loader``,
-    ``transform``, ``device`` and ``ahead`` are those of the loader, such as ``dataset``, ``batch_size`` and
-    ``sampler``.
+    An exception of the loader, its workers or the transform is raised in the place of its batch. Each ``iter()`` starts
+    anew. Leaving a loop early drops the prepared batches. ``len()`` and other attributes, such as ``dataset``,
+    ``batch_size`` and ``sampler``, come from the loader.
 
     Args:
         loader: a DataLoader, or any other iterable of batches.
@@ -144,7 +143,7 @@ class _Pass(Iterator[Any]):
         return batch
 
     def _keep_pace(self) -> None:
-        """Wait until the GPU has finished all but the caller's last ``ahead`` steps, at least all but one."""
+        """Wait until the GPU is at most ``ahead`` steps behind the caller, or one step if ``ahead`` is 0."""
         end = torch.cuda.Event(blocking=True)  # the host sleeps; otherwise it would take a core from the workers
         end.record(torch.cuda.current_stream(self._device))
         self._steps.append(end)
@@ -152,7 +151,7 @@ class _Pass(Iterator[Any]):
             self._steps.popleft().synchronize()
 
     def _prepare(self) -> None:
-        """Take one more batch from the loader, or what it raises at the end or on the way."""
+        """Take one more batch from the loader. If it raises an exception instead, keep that for later."""
         try:
             with self._apart():
                 batch = move(next(self._batches), self._device, "DeviceLoader")

@@ -30,9 +30,9 @@ from fasteraa_transforms.policy.policy import Policy
 class FasterAutoAugment(Transform):
     """Apply a policy to images. Each image draws a sub-policy of its own.
 
-    A transform of torchvision's v2, which works in ``v2.Compose`` and in v1's ``Compose``. It stands where AutoAugment
-    stands, before normalisation, on PIL images or on tensors with values in [0, 255] (uint8) or [0, 1] (float). The
-    output has the type of the input. `apply` says what happens to which type.
+    A transform of torchvision's v2, which works in ``v2.Compose`` and in v1's ``Compose``. It takes the place of
+    AutoAugment: before normalisation. Images are PIL images or tensors, with values in [0, 255] (uint8) or [0, 1]
+    (float). The output has the type of the input. `apply` says what happens to which type.
 
     Images are PIL images or tensors [..., C, H, W], videos are tensors [..., T, C, H, W]. Every leading index has a
     draw of its own. The T frames of a video share one draw.
@@ -42,8 +42,8 @@ class FasterAutoAugment(Transform):
     so their batches have one size; a single image takes the first draw.
 
     ``tv_tensors.BoundingBoxes``, ``Mask`` and ``KeyPoints`` of a sample move with the image. With a batch of B images,
-    masks and key points have the leading dimensions of the batch, or they stand in a list of B entries, one for each
-    image, as bounding boxes do. Labels and everything else pass through.
+    masks and key points have the leading dimensions of the batch. Or they stand in a list with an entry for each image,
+    as bounding boxes always do. Labels and everything else pass through.
 
     Draws come from PyTorch's default generator, or from ``generator``. In a DataLoader, each worker and each epoch
     draws differently in both cases, and `torch.manual_seed` makes it reproducible.
@@ -63,9 +63,9 @@ class FasterAutoAugment(Transform):
 
     Raises:
         TypeError: ``policy`` is no `Policy`, ``fill`` no number or sequence of numbers or dict of these, ``epilogue``
-            no `Epilogue`; when called, if a sample has no image, or an image is of a type that `apply` refuses.
-        ValueError: ``interpolation`` is another mode; when called, if the images of a sample cannot share their draws,
-            targets do not lie on them, the fill of masks is no value that they can have, or `apply` raises it.
+            no `Epilogue`. When called: a sample has no image, or an image has a type that `apply` refuses.
+        ValueError: ``interpolation`` is another mode. When called: the images of a sample differ in batch size, targets
+            do not fit their images, masks cannot hold their fill, or `apply` raises it.
 
     Warns:
         UserWarning: once, if the channels of a tensor seem to be its last axis, or if floats lie outside of [0, 1].
@@ -149,9 +149,9 @@ class FasterAutoAugment(Transform):
         """Transform a sample, given as one value or as several."""
         if torch.compiler.is_compiling():
             return self._forward_compiled(*inputs)
-        # v2 says not to override this. But most calls bring one image and nothing else, and for 32 × 32 pixels the way
-        # through pytrees and a plan of tensors takes several times as long as the pixels. The result is the same. A
-        # subclass may have overridden what the general way calls.
+        # v2 says not to override this. But most calls bring one image and nothing else. At 32 × 32 pixels, pytrees and
+        # a plan of tensors take several times as long as the pixels. The result is the same. A subclass takes the
+        # general way, since it may override a method that only the general way calls.
         if len(inputs) == 1 and type(self) is FasterAutoAugment and self.epilogue is None:
             image, fill = inputs[0], self.fill
             shape = _shape_of_one_image(image)

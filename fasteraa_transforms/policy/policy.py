@@ -280,17 +280,18 @@ class Policy:
     def sample(self, batch_size: int, generator: torch.Generator | None = None) -> Plan:
         """Draw the plan of a batch: B images, K stages.
 
-        Each image draws a sub-policy (uniform). In each stage it draws a candidate (by weight), whether it is applied
-        (by its probability), the sign (+ or - with equal chance, unless it is fixed), the centre of cutout (uniform)
-        and the partner of sample_pairing (uniform over the other images; an image alone is its own).
+        Each image draws a sub-policy, uniformly. In each stage it draws a candidate by weight, and whether to apply it
+        by its probability. It draws the sign with equal chance, unless the candidate fixes it. It draws the centre of
+        cutout uniformly, and the partner of sample_pairing uniformly from the other images; a single image is its own
+        partner.
 
-        One call of `torch.rand` draws all of it, [batch_size, 1 + 6 K]. So on the CPU the same seed gives image i the
-        same plan in a batch of any size, except for ``partner``.
+        One call of `torch.rand` draws all numbers, [batch_size, 1 + 6 K]. So on the CPU a seed gives image i the same
+        plan in a batch of any size, except for ``partner``.
 
         Args:
             batch_size: number of images B, 0 or more.
-            generator: the plan is drawn and lies on its device; None is the default generator of the CPU. From the
-                same seed one of a GPU draws other numbers, for image i other ones in a batch of another size.
+            generator: draws the plan, which lies on its device; None is the default generator of the CPU. On a GPU a
+                seed draws other numbers than on the CPU, and other ones again for another batch size.
 
         Raises:
             ValueError: batch_size is negative.

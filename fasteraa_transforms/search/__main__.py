@@ -1,7 +1,7 @@
 """``fasteraa search [DATASET] --out DIR``: find the augmentation that is best for images.
 
-DATASET is a name of `DATASETS` (none: digits, which needs no download), a folder with one folder of images a class or
-with images and masks, or ``module:callable`` for a dataset of one's own; ``--shards`` reads those of webdataset.
+DATASET is a name of `DATASETS` (none: digits, which needs no download); a folder with one folder of images a class, or
+with images and masks; or ``module:callable`` for a dataset of one's own. ``--shards`` reads webdataset's shards.
 """
 
 import argparse

@@ -46,9 +46,9 @@ GUIDE = Guide(
 class Command:
     """Measure what each operation does to images and their classes.
 
-    Trains a few networks without augmentation. Shows each network the images that it has not seen, augmented by one
-    operation at one magnitude, and counts which of them it still gets right. Searches nothing. Leaves a folder with
-    operations.html and operations.json.
+    Trains a few networks without augmentation. Each operation, at each magnitude, then augments images that the
+    networks have not seen. The share that they still get right is the accuracy of that operation. Searches nothing.
+    Leaves a folder with operations.html and operations.json.
     """
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="As for fasteraa search.")] = "digits"

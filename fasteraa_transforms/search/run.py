@@ -49,14 +49,15 @@ def search(
     ``Settings.paper()``, or without contenders, the paper's adversarial search runs alone (Algorithm 2, repaired).
 
     Started by torchrun, or where `torch.distributed` has a process group, all processes have to call it alike. They
-    share each batch of the adversarial search, each on its own device, the first alone writes, and all return the
+    share each batch of the adversarial search, each on its own device. Only the first one writes. All return the
     policy. A race takes one process.
 
     Args:
-        dataset: samples (image, label), the label a whole number, or (image, mask), the mask a PIL image, array or
-            tensor [H, W] of whole numbers; images PIL, arrays [H, W, C], or uint8, uint16 or float tensors [C, H, W];
-            of several sizes or large ones are resized to what ``settings.image_size`` says, or to a size that is chosen
-            and said. A dataset that can only be iterated, such as `Shards`, is gone through once.
+        dataset: samples (image, label) or (image, mask). A label is a whole number. A mask is a PIL image, array or
+            tensor [H, W] of whole numbers. An image is a PIL image, an array [H, W, C], or a uint8, uint16 or float
+            tensor [C, H, W]. Large images, and images of several sizes, are resized to ``settings.image_size``, or to a
+            size that the search chooses and prints. A dataset that can only be iterated, such as `Shards`, is read
+            once.
         settings: all settings; the defaults if None. ``Settings.paper()`` has the paper's.
         out: folder for ``policy.json``, ``settings.json``, ``metrics.jsonl``, ``diagnosis.json``, ``report.html``,
             TensorBoard events, a checkpoint an epoch and pictures; nothing is written if None.

@@ -1,7 +1,7 @@
 """What a search did to its policy, in numbers and in plain words.
 
-Two hazards decide whether a searched policy is worth anything, and neither shows in the losses: it may end near its
-random start, and it may end at the identity, which is the optimum of the paper's objective. `Diagnosis` names both.
+Two hazards can make a searched policy worthless, and neither shows in the losses. The policy may end near its random
+start. Or it may end at the identity, the optimum of the paper's objective. `Diagnosis` names both.
 """
 
 import copy

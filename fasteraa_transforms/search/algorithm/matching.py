@@ -1,8 +1,8 @@
-"""Gradient matching: what a network learns from augmented images should be what other images ask of it.
+"""Gradient matching: augmented images should teach a network what other images would teach it.
 
-The policy turns the gradient that a network has from augmented images towards the gradient that it has from real images
-it has never learned from. Both are those of the last layer, whose gradient has a closed form: (softmax - one hot) ⊗
-features. The network is the critic without its critic head; it learns the classes of the augmented images.
+The policy turns the network's gradient on augmented images towards its gradient on held-out real images. Both are
+gradients of the last layer, which have a closed form: (softmax - one hot) ⊗ features. The network is the critic without
+its critic head. It learns the classes of the augmented images.
 
 Source: Deep AutoAugment (Zheng et al. 2022), without its greedy stages.
 """

@@ -14,13 +14,12 @@ from fasteraa_transforms.search.settings import Settings, find_callable
 class Objective(Protocol):
     """What a search lowers, one step on a batch at a time.
 
-    `Tools` has what most objectives need. A step should keep what it changes where it is in memory, and never wait for
-    the device; then it can be captured as a CUDA graph.
+    `Tools` has what most objectives need. A step that changes its tensors in place and never waits for the device can
+    be captured as a CUDA graph.
 
-    An objective may also have an attribute ``holds_out``. Where it is true, the first half of each batch is drawn from
-    one half of the images, and the second from the other half, all search long. And it may have a method
-    ``variant(state)``, for steps of several kinds: its value, which can be compared, says which kind comes next, and
-    each kind is captured by itself.
+    An objective may also have an attribute ``holds_out``. Where it is true, the two halves of each batch are drawn from
+    two fixed halves of the images. And it may have a method ``variant(state)``, for steps of several kinds. Its value
+    says which kind of step comes next. Each kind is captured by itself.
     """
 
     def step(self, state: SearchState, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -1,9 +1,9 @@
 """The strength of a policy, held where it should be, whatever the objective.
 
 The strength is the mean displacement E|S(X) - X| of the images. The paper's objective is best served by a policy that
-does nothing. So, beyond the paper, the displacement may count in the policy's loss, with a multiplier that rises while
-the strength falls short of its target and sinks to zero while it does not (dual ascent). The objective then decides
-which changes are good, not whether to change.
+does nothing. So, beyond the paper, the displacement may count in the policy's loss, with a multiplier. The multiplier
+rises while the strength is below its target, and sinks to zero while it is not (dual ascent). The objective then
+decides which changes are good, not whether to change.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 PROPORTIONAL = 1.0
-"""What the multiplier has on top of its own value in a step where the policy has no strength at all: it damps."""
+"""Added to the multiplier in a step, in proportion to the missing strength: this much where all of it is missing. It
+damps."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Strength:
         """How much the displacement counts in this step's loss.
 
         Args:
-            multiplier: scalar, at least 0; moved in place by what the displacement falls short of the target.
+            multiplier: scalar, at least 0; changed in place, in proportion to the missing displacement.
             displacement: scalar, of this step's images, not differentiable.
 
         Returns:

@@ -3,9 +3,9 @@
 First the critic takes a step: Wasserstein terms, gradient penalty, class loss on the real images. Then the policy takes
 one with the critic frozen: minus the critic's mean on the augmented images, class loss on them.
 
-Real and augmented images go through the critic in one batch. The public reference sends each half by itself, and a
-critic with batch norm then normalises away what tells the two apart: it is not one function of which two means are
-compared, and its Wasserstein estimate stays near zero.
+Real and augmented images go through the critic in one batch. The public reference sends each half by itself. A critic
+with batch norm then normalises the two halves differently, and so removes the difference between them. Its Wasserstein
+estimate stays near zero.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A contest in the folder of a run: what it keeps there, how it goes on, what it shows."""
+"""A contest in the folder of a run: the files that it keeps, how it is resumed, and its messages."""
 
 import dataclasses
 import time

@@ -1,8 +1,8 @@
 """Screening: what each operation does for a network, by a Plackett-Burman design.
 
 Twenty networks are trained, each with the uniform policy of another half of the operations. The design balances every
-operation against every other. So the mean of the ten networks with an operation minus that of the ten without is the
-effect of that operation.
+operation against every other. The effect of an operation is the mean of the ten networks with it minus the mean of the
+ten networks without it.
 
 Source: Plackett and Burman 1946, "The design of optimum multifactorial experiments", N = 20.
 """

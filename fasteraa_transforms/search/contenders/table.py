@@ -1,7 +1,7 @@
 """The kinds of contenders, in one table; and the contenders that a list of names asks for.
 
-Adding a kind is adding a row. A kind is found by its name, or as ``module:callable``, where the callable takes a
-`Material` and returns a list of `Contender`.
+Adding a kind is adding a row. A kind is found by its name, or as ``module:callable``; the callable takes a `Material`
+and returns a list of `Contender`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

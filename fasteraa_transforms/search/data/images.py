@@ -55,7 +55,7 @@ class ImageSet:
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel, over pixels in [0, 1]; a deviation is at least 1e-3.
 
-        Counted from a histogram of the 256 levels, some images at a time, so that it takes next to no memory.
+        Counted from a histogram of the 256 levels, some images at a time, to save memory.
         """
         levels = torch.arange(256, dtype=torch.float64) / 255
         at_once = max(1, _COUNTED_AT_ONCE // self.images[0, 0].numel())

@@ -18,7 +18,7 @@ from fasteraa_transforms.search.runtime.output import in_a_line, readable
 _NAMED = 10  # unreadable images that a message names
 
 Watch = Callable[[Iterable[Any], str, int], Iterable[Any]]
-"""Shows how far work is: takes what is gone through, what it is called, and how many there are; gives it back."""
+"""Shows progress. It takes an iterable, a name for it and its length, and returns an iterable of the same items."""
 
 
 def load_images(
@@ -34,15 +34,15 @@ def load_images(
     tell: Callable[[str], object] | None = None,
     watch: Watch | None = None,
 ) -> ImageSet:
-    """Draw a random subset of ``dataset`` and load it into memory, which takes little more than the loaded images do.
+    """Draw a random subset of ``dataset`` and load it. Loading takes little more memory than the loaded images.
 
     Args:
         dataset: samples as `parts_of` takes them, with images as `to_uint8` and masks as `read_mask` take them. A
-            dataset that can only be iterated is gone through once, and no more of it is held than the subset.
+            dataset that can only be iterated is read once, and only the subset is held.
         num_images: how many, drawn without replacement; all if None or if there are fewer.
         num_classes: draw from this many classes, themselves drawn at random; all if None.
-        balanced: draw ``num_images`` evenly from all classes; where a class has too few, all of it, and more of the
-            others.
+        balanced: draw ``num_images`` evenly from all classes. A class with too few images gives all of them; the others
+            give more.
         size: (height, width) to resize to, on the shorter side, then to crop at the centre; None keeps the images'
             size. "auto" keeps it where all are small and of one size, and else resizes to a square, as
             `data.sizing.fitting_size` says. Masks are resized to the nearest pixel.
@@ -50,17 +50,18 @@ def load_images(
         ignore_label: value of a mask's pixels without a class.
         skip_broken: whether images that cannot be read are left out, and listed in the notes. Of a map-style dataset,
             the images that would have been drawn next replace them.
-        tell: called with a line about the size that was chosen, or about images that are large and not resized, before
-            they take much memory.
+        tell: called with a line that says which size was chosen, or that warns of large images which are not resized,
+            before they take much memory.
         watch: goes through the images, to show how far loading is.
 
     Returns:
         The images in the drawn order. Grey images among colour ones become RGB; transparency is left out.
 
     Raises:
-        ValueError: no image, a single class, images of several sizes without ``size``, images that cannot be read
-            (all are named), a sample of another kind, a mask that `read_mask` refuses, labels among masks,
-            ``balanced`` without ``num_images`` or of masks, or more images than fit into the machine's memory.
+        ValueError: the dataset has no image, a single class, images of several sizes without ``size``, unreadable
+            images (all are named), a sample of another kind, a mask that `read_mask` refuses, or labels among masks. Or
+            ``balanced`` is used for masks or without ``num_images``. Or the images do not fit into the machine's
+            memory.
 
     Example:
         >>> from fasteraa_transforms.search import Digits

@@ -80,7 +80,7 @@ def read_mask(mask: Any, name: str, *, size: tuple[int, int], ignore_label: int)
 
 
 def hold_masks(masks: Sequence[Tensor], *, ignore_label: int) -> tuple[Tensor, list[int]]:
-    """Masks uint8 [N, H, W] of those that were read, their classes numbered from 0, and what the classes were before.
+    """Masks uint8 [N, H, W] with classes numbered from 0, and the value that each class had before.
 
     Args:
         masks: int32 [H, W] each, from `read_mask`.

@@ -15,8 +15,8 @@ def open_dataset(name: str, *, data_dir: str | Path = "data", download: bool = F
     """The training split of a named data set, a folder of images, or a dataset of one's own.
 
     Args:
-        name: a key of `DATASETS`; the path of a folder with one folder of images a class (`ClassFolder`), with
-            ``images`` and ``masks`` (`MaskFolder`), or with splits of these, of which ``train`` is taken; or
+        name: a key of `DATASETS`; the path of a folder: with one folder of images a class (`ClassFolder`), with
+            ``images`` and ``masks`` (`MaskFolder`), or with splits, of which ``train`` is taken; or
             ``module:callable``, where the callable takes no argument and returns a map-style or an iterable dataset.
         data_dir: where torchvision finds or puts its files.
         download: whether torchvision may download them.

@@ -59,23 +59,24 @@ def compare(
 ) -> list[EvaluationRow]:
     """Train the same networks with each augmentation, and test each at the end of its last epoch.
 
-    All augmentations of a seed come before the next seed. Those of one seed share the first weights, the training
-    images and their order, crops and flips, so that their differences are paired.
+    All augmentations of a seed come before the next seed. Trainings of one seed share the first weights, the training
+    images, and their order, crops and flips. So their differences are paired.
 
     Started by torchrun, or in a process group of `torch.distributed`, all processes have to call it alike. Each trains
-    on its own device, who is ready takes the next training, and all return all rows, by way of ``out``.
+    on its own device. A process that is ready takes the next training. All return all rows, which they exchange through
+    ``out``.
 
     Args:
         dataset: the training split, or all images; map-style, samples (image, label), as for `search`.
-        augmentations: from `parse_augmentations`. `random` draws a policy for each seed, of as many sub-policies and
-            stages as the first policy has, else 10 and 2: the start of a search with that seed at the paper's settings.
-            A folder keeps the shape that it was started with.
+        augmentations: from `parse_augmentations`. `random` draws a policy for each seed: the start of a search with
+            that seed at the paper's settings. It has as many sub-policies and stages as the first policy, or 10 and 2
+            without one. A folder keeps the numbers that it was started with.
         settings: how to train; the defaults if None.
         test: the test split; if None, the images that are not trained on.
         out: folder for ``rows.jsonl`` (one line a finished training), ``table.md``, ``evaluation.html`` and
-            ``evaluation.svg``, ``settings.json``, TensorBoard events and checkpoints. What is there already is kept:
-            finished trainings are not repeated, one that was cut off continues from its last whole epoch, and
-            augmentations and seeds may be added.
+            ``evaluation.svg``, ``settings.json``, TensorBoard events and checkpoints. A folder with results is
+            continued: finished trainings are not repeated, and an unfinished one goes on from its last whole epoch.
+            Augmentations and seeds may be added.
         seeds: how many trainings of each augmentation, with the seeds from 0.
         name: of the dataset; a known name (digits, cifar10, …) sets the defaults of size, padding, flip and Cutout.
         paper: published error in percent by label, for a column of the table.
@@ -83,9 +84,9 @@ def compare(
         progress: whether to show a progress bar.
 
     Returns:
-        The rows: augmentation, seed, error and loss on the test images, loss and accuracy of the last epoch of
-        training, epochs, seconds of training, images per second, and of a policy its digest and on how many of the test
-        images it was searched, where its provenance tells. A number that is not finite is None.
+        The rows. Each has the augmentation, the seed, error and loss on the test images, loss and accuracy of the last
+        epoch of training, epochs, seconds of training, and images per second. A policy also has its digest, and how
+        many of the test images it was searched on, if its provenance says so. A number that is not finite is None.
 
     Raises:
         ValueError: unusable images, settings or model; ``out`` holds trainings of other settings or other images, or of

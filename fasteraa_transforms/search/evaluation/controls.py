@@ -127,7 +127,7 @@ def parse_augmentations(text: str) -> list[Augmentation]:
 
     Args:
         text: names of controls, names of shipped policies and policy files, separated by commas; ``label=`` in front of
-            one says what the table calls it, else it is called what it is given as.
+            one names it in the table; without a label its own text is its name.
 
     Raises:
         ValueError: an unknown name, a label that is there twice, or no augmentation.

@@ -79,7 +79,7 @@ def paired_interval(values: Sequence[float], control: Sequence[float], *, confid
 
 
 def seeds_to_tell(interval: Interval, *, confidence: float = 0.95, power: float = 0.8) -> int | None:
-    """How many seeds would tell the difference from 0, if it is what it looks like now.
+    """How many seeds would tell the difference from 0, if its mean and deviation stay as they are.
 
     Args:
         interval: of the seeds that are there.

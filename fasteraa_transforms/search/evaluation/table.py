@@ -57,9 +57,9 @@ def format_table(rows: Sequence[Mapping[str, Any]], *, paper: Mapping[str, float
         paper: published error in percent by label, for a column of its own.
 
     Returns:
-        A line for each augmentation, in the order in which they come: seeds, mean error ± deviation, and for each
-        control among them the mean difference to it ± half of its 95 % interval, in percentage points; negative is
-        fewer errors. An asterisk marks intervals that leave out 0. The uniform policies of a group have no column.
+        A line for each augmentation, in the order in which they come: seeds, mean error ± deviation, and the mean
+        difference to each control ± half of its 95 % interval, in percentage points; negative is fewer errors. An
+        asterisk marks intervals that leave out 0. The uniform policies of a group have no column.
 
     Example:
         >>> rows = [{"augmentation": name, "seed": seed, "error": error + seed / 100}

@@ -1,16 +1,17 @@
 """The search on masks: a critic that classifies pixels, and the class loss of masks that the relaxed policy has moved.
 
-The geometry of a policy moves the masks with their images (`RelaxedPolicy.move_masks`), by operations whose gradients
-are those that it has for images: the loss knows what an operation does to the image and what to its mask.
+The geometry of a policy moves the masks with their images (`RelaxedPolicy.move_masks`). It is differentiable for both,
+so the loss sees what an operation does to the image and to its mask.
 
-A *soft mask* is float [B, classes, H, W]: how much of each class a pixel has. It is the one-hot form of a mask, and
-after the policy a mixture of what its operations make of it. What a pixel lacks to 1 is ignored: all of a pixel without
-a class, and the share that comes from outside of the image. In use such pixels have the fill for masks.
+A *soft mask* is float [B, classes, H, W]: how much of each class a pixel has. It begins as the one-hot form of a mask.
+The policy mixes the masks that its operations make. A pixel whose classes add up to less than 1 counts only in part: a
+pixel without a class not at all, and a pixel from outside of the image by its share inside. The exact policy gives such
+pixels the fill for masks.
 
-On masks the relaxed policy draws one operation a stage for each image, by a relaxed categorical variable of the same
-temperature as the gates (`RelaxedPolicy`, ``sample_selection``). The paper's sum of all operations (eq. 7) would give a
-pixel a sum of labels that no network predicts, as it sees the strongest image of the sum and little of the others: each
-operation that moves a mask would be punished for being one among many.
+On masks the relaxed policy draws one operation a stage for each image, by a relaxed categorical variable. Its
+temperature is that of the gates (`RelaxedPolicy`, ``sample_selection``). The paper instead sums the images of all
+operations (eq. 7), and so would sum their masks. A network sees mostly the strongest image of the sum, and cannot
+predict the sum of masks. Every operation that moves masks would be punished.
 """
 
 import torch
@@ -35,7 +36,7 @@ def soft_targets(labels: Tensor, classes: int, dtype: torch.dtype = torch.float3
 
 
 def class_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy of what `soft_targets` gives, mean over images, or over pixels by how much of them is not ignored.
+    """Cross entropy with `soft_targets`: the mean over images, or over pixels, weighted by how much they count.
 
     Args:
         logits: [B, classes], or [B, classes, H, W].
@@ -56,7 +57,7 @@ def class_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Share of images, or of pixels by how much of them is not ignored, whose likeliest class is right."""
+    """Share of images whose likeliest class is right; or of pixels, weighted by how much they count."""
     if targets.ndim == 1:
         return (logits.argmax(1) == targets).float().mean()
     weight = targets.sum(1)  # [B, H, W]

@@ -105,8 +105,8 @@ def make_backbone(name: str, channels: int, *, feature_map: bool = False) -> nn.
     """The backbone called ``name``, with new weights.
 
     Args:
-        name: a key of `NETWORKS`, ``resnet9-WIDTH``, or ``module:callable``, where the callable takes the number of
-            channels and returns a module that maps [B, C, H, W] to features [B, F], or to the feature map.
+        name: a key of `NETWORKS`, ``resnet9-WIDTH``, or ``module:callable``. The callable takes the number of channels.
+            It returns a module from [B, C, H, W] to features [B, F], or to the feature map.
         channels: number of channels, C.
         feature_map: whether to map to a feature map [B, F, h, w] instead, for masks.
 

@@ -141,7 +141,7 @@ def standalone(svg: str) -> str:
 
 
 def effect_chart(effects: Sequence[Effect]) -> str:
-    """The effect of each operation with its interval, one row each, around a line at no effect, as an SVG element.
+    """The effect of each operation with its interval, a row each, as an SVG element. A line marks no effect.
 
     Args:
         effects: from the first row to the last.
@@ -259,7 +259,7 @@ def length_chart(
 def operation_chart(curves: Curves, operation: str, tolerance: float) -> str:
     """Accuracy against magnitude for one operation, as a small SVG element with its words below.
 
-    The accuracy on the images as they are is a dashed line, what is left of it after the tolerance a solid one.
+    A dashed line is the accuracy on the original images. A solid line is the least accuracy that the tolerance allows.
 
     Args:
         curves: what a guard saw.

@@ -108,7 +108,7 @@ def curve_svg(metrics: Rows, panel: str) -> str:
 
     ink = "#010203"  # of nothing else; matplotlib does not know currentColor
     keys = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color")
-    # Text stays text, and names inside of the SVG do not clash with those of another one on the same page.
+    # Text stays text. Names inside of the SVG do not clash with the names of another SVG on the same page.
     style: Any = dict.fromkeys(keys, ink) | {"svg.fonttype": "none", "svg.hashsalt": panel}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(4.2, 3.6), layout="constrained")

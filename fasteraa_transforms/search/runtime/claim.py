@@ -70,7 +70,7 @@ _held: set[IO[bytes]] = set()
 
 
 def _let_go() -> None:
-    """Close the files of the claims in a forked process, which would else go on holding them after its parent."""
+    """Close the files of the claims in a forked process, which otherwise holds them longer than its parent."""
     for file in _held:
         file.close()
     _held.clear()

@@ -62,7 +62,7 @@ def write_checkpoint(path: Path, saved: Mapping[str, Any], *, keep_previous: boo
     """Replace ``path`` by what `torch.save` makes of ``saved``, with a checksum; keep what was there before.
 
     The file that was there becomes ``NAME.previous.pt``. The checksum is the comment of the zip file that PyTorch
-    writes, so `torch.load` reads the file as any other.
+    writes, so `torch.load` still reads the file.
 
     Args:
         path: of the file, such as ``checkpoint.pt``.
@@ -134,16 +134,15 @@ def read_rows(
     needs: Mapping[str, type | tuple[type, ...]] | None = None,
     check: Callable[[dict[str, Any]], object] | None = None,
 ) -> list[dict[str, Any]]:
-    """The rows of a file, one JSON object a line, of which a last one that is torn is left out; none without a file.
+    """The rows of a file, one JSON object a line. A torn last line is left out. Without a file, no rows.
 
     Args:
         path: of the file.
         needs: keys that each row has to have, and the type of their values.
-        check: called with each row that has what it needs; a KeyError, TypeError or ValueError of it refuses the row.
+        check: called with each row that has all keys; it refuses the row by a KeyError, TypeError or ValueError.
 
     Raises:
-        DamagedFile: a row that is not the last one cannot be read or is not what was written, or one has not what it
-            ``needs`` or is refused by ``check``; says which.
+        DamagedFile: a row is damaged, lacks a key, or is refused by ``check``; names the row.
     """
     try:
         lines = path.read_bytes().splitlines(keepends=True)

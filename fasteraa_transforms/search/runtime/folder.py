@@ -97,8 +97,8 @@ class RunFolder:
     def claim(self, world: Ranks, *, resume: bool = False) -> Iterator[None]:
         """Hold the folder for the processes of ``world`` while the context lasts.
 
-        The folder is made if it is not there, and removed at the end if nothing was written to it. Temporary files that
-        a killed run left are removed.
+        The folder is made if it does not exist, and removed at the end if it is empty. Temporary files that a killed
+        run left are removed.
 
         Args:
             world: the processes, which all have to enter alike; the first one claims for all.

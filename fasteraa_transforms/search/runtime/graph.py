@@ -1,8 +1,7 @@
 """Steps as CUDA graphs: captured once, then replayed, so that the host starts one graph and not thousands of kernels.
 
-A graph does again what the GPU did when it was captured, on the memory that it was captured on; no Python runs. So a
-step that is captured should keep what it changes where it is, read what can change from tensors, and never wait for the
-device.
+A graph repeats the work of the GPU at its capture, on the same memory; no Python runs. So a captured step should change
+tensors in place, read every value that may change from a tensor, and never wait for the device.
 
 Source: "Whole-network capture" in PyTorch's notes on CUDA semantics.
 """

@@ -1,11 +1,11 @@
 """Several processes that work on one search or evaluation, each on its own device: started by ``torchrun``.
 
-A search is parallel over the images of a batch. Every rank holds the whole subset and the same generator, so it draws
-all that is random for the whole batch, and works on its share of each half. Gradients and metrics are averaged, so that
-the parameters are the same on all ranks. Each rank's batch norm takes its statistics from its own share, as
-`torch.nn.parallel.DistributedDataParallel` does by default. With a critic without batch norm, what N ranks do with B
-images a step is what one does, up to the order in which floats are added. Within a step all communication is by
-collectives on the device, and nothing waits for them.
+A search is parallel over the images of a batch. Every rank holds the whole subset and the same generator. It draws all
+random numbers of the batch, and works on its share of each half. Gradients and metrics are averaged, so that the
+parameters are the same on all ranks. Each rank's batch norm takes its statistics from its own share, as
+`torch.nn.parallel.DistributedDataParallel` does by default. With a critic without batch norm, N ranks do what one rank
+does, up to the order in which floats are added. Within a step all communication is by collectives on the device, and
+nothing waits for them.
 """
 
 import io
@@ -30,8 +30,8 @@ from fasteraa_transforms.search.runtime.hardware import pick_device
 from fasteraa_transforms.search.runtime.output import say
 
 TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for the others, who may be training a network of their own, before it gives them up. One that
-ends, in whatever way, is noticed at once."""
+"""How long a rank waits for the others, which may be training a network of their own. A rank that ends is noticed at
+once."""
 
 T = TypeVar("T")
 
@@ -270,8 +270,8 @@ def join() -> World:
 def exit_with(main: Callable[[], int]) -> NoReturn:
     """Run a command line and exit with its status.
 
-    One of several processes that fails exits at once. An orderly end would wait for its device, that for the others,
-    and the others for it, so that torchrun would see nothing amiss.
+    One of several processes that fails exits at once. An orderly end would wait for its device, which waits for the
+    other processes, which wait for this one. torchrun would see nothing amiss.
     """
     try:
         status = main()
