@@ -190,7 +190,7 @@ class Evaluation:
     def digest(self, augmentation: Augmentation, seed: int) -> str | None:
         """Of the policy that a network is trained with; None where it is no policy."""
         made = augmentation.made(self.case(seed))
-        return _digest(made) if isinstance(made, Policy) else None
+        return digest_of(made) if isinstance(made, Policy) else None
 
     def about(self) -> dict[str, Any]:
         """How networks are trained, and on what, for ``settings.json``."""
@@ -312,7 +312,7 @@ def _train(evaluation: Evaluation, augmentation: Augmentation, seed: int, bar: A
         seed=seed,
         compile=settings.compile,
     )
-    digest = _digest(made) if isinstance(made, Policy) else None
+    digest = digest_of(made) if isinstance(made, Policy) else None
     kept = CheckpointedFit(training, None if record is None else record.checkpoint(label, seed, digest))
     bar.update(training.epoch)
     with _events(record, label, seed, training) as events:
@@ -374,7 +374,7 @@ def _hardware(device: torch.device) -> str:
     return name if device.type == "cuda" else f"{name}, of which PyTorch uses {torch.get_num_threads()}"
 
 
-def _digest(policy: Policy) -> str:
+def digest_of(policy: Policy) -> str:
     """Of what a policy does, whatever its name and provenance."""
     content = json.loads(policy.to_json())
     return hashlib.sha256(json.dumps(content["sub_policies"], sort_keys=True).encode()).hexdigest()[:16]

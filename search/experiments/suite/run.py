@@ -1,6 +1,7 @@
 """Which augmentation for which data: a search on each data set, then every control beside what it kept.
 
     python search/experiments/suite/run.py --data FOLDER [--only silhouettes,digits] [--seeds 1] [--minutes 6]
+    python search/experiments/suite/run.py --table
 
 FOLDER holds the image folders that the data sets below name. Every search and every training that is done has its row
 in rows.jsonl beside this file, and the policies that were kept lie in policies; the same command goes on where it was
@@ -14,12 +15,15 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
+from scipy.special import stdtrit
 
 from fasteraa_transforms import Policy
 from fasteraa_transforms.search import Settings, TrainingSettings, compare, open_dataset, parse_augmentations, search
+from fasteraa_transforms.search.evaluation.compare import digest_of
 from fasteraa_transforms.search.evaluation.controls import Augmentation
 from fasteraa_transforms.search.runtime.hardware import device_name
 
@@ -61,7 +65,7 @@ CASES = {
     "digits": Case(None, 150, "resnet9-16", 200, 32, of="scikit-learn's 1,797 handwritten digits"),
     "silhouettes": Case("silhouettes/train", 1000, "resnet9-16", 60, of="5,000 silhouettes of animals, 28x28 pixels"),
     "fashion": Case("fashion/train", 1000, "resnet9-16", 60, of="10,000 of Fashion-MNIST's 60,000 training images"),
-    "solar": Case("solar/train", 650, "resnet9-16", 60, 48, of="1,300 solar cells, scaled to 48x48"),
+    "solar": Case("solar/train", 650, "resnet9-16", 200, 48, of="1,300 solar cells, scaled to 48x48"),
     "svhn": Case(
         "svhn_first288", 192, "resnet9-16", 150, of="the first 288 of SVHN's 73,257 training images, 32x32 pixels"
     ),
@@ -162,11 +166,6 @@ def run(name: str, seed: int, data: Path, minutes: float) -> None:
                 "hardware": device_name(torch.device("cpu")),
             }
         )
-    policy = Policy.load(kept)
-    done = {
-        row["augmentation"] for row in rows() if row["kind"] == "test" and (row["data"], row["seed"]) == (name, seed)
-    }
-    augmentations = [Augmentation("searched", policy), *parse_augmentations(CONTROLS)]
     settings = TrainingSettings(
         model=case.model,
         epochs=case.epochs,
@@ -180,35 +179,83 @@ def run(name: str, seed: int, data: Path, minutes: float) -> None:
         padding=4,
         cutout_after=False,
     )
-    missing = [each for each in augmentations if each.label not in done]
-    # The folder keeps what is done of this call, should it be cut off.
-    found = compare(train, missing, settings, test=test, seeds=1, name=name, out=out / "evaluation") if missing else []
-    for row in found:
-        if row["augmentation"] not in done:
-            add({"kind": "test", "data": name, **row, "seed": seed, "model": case.model})
+    policy = Policy.load(kept)
+    controls = parse_augmentations(CONTROLS)
+    for wanted in (controls, [Augmentation("searched", policy)]):
+        done = {
+            row["augmentation"]: row
+            for row in rows()
+            if row["kind"] == "test" and (row["data"], row["seed"]) == (name, seed)
+        }
+        twins = [row for row in done.values() if row["policy"] == digest_of(policy)]
+        if twins and "searched" not in done and wanted is not controls:
+            # The search kept a control: the same policy and the same seed are the same network.
+            add({**twins[0], "augmentation": "searched", "searched_test_images": 0})
+            continue
+        missing = [each for each in wanted if each.label not in done]
+        # The folder keeps what is done of this call, should it be cut off.
+        out_of = out / ("evaluation" if wanted is controls else "evaluation-searched")
+        for row in compare(train, missing, settings, test=test, seeds=1, name=name, out=out_of) if missing else ():
+            if row["augmentation"] not in done:
+                add({"kind": "test", "data": name, **row, "seed": seed, "model": case.model})
+
+
+def errors_of(done: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """Errors in percent of each augmentation on each data set, over the seeds that have all augmentations."""
+    names = {"searched", *CONTROLS.split(",")}
+    by_case: dict[tuple[str, int], dict[str, float]] = {}
+    for row in done:
+        if row["kind"] == "test":
+            by_case.setdefault((row["data"], row["seed"]), {})[row["augmentation"]] = 100 * row["error"]
+    found: dict[str, dict[str, list[float]]] = {}
+    for (data, _), errors in sorted(by_case.items()):
+        if names <= set(errors):
+            for name in names:
+                found.setdefault(data, {}).setdefault(name, []).append(errors[name])
+    return found
 
 
 def table(done: list[dict[str, Any]]) -> str:
-    """Error in percent of each augmentation on each data set, and its regret: error minus the best control's.
-
-    Regrets are means over the data sets and seeds that have all augmentations.
-    """
-    errors: dict[tuple[str, int], dict[str, float]] = {}
-    for row in done:
-        if row["kind"] == "test":
-            errors.setdefault((row["data"], row["seed"]), {})[row["augmentation"]] = 100 * row["error"]
-    names = ["searched", *CONTROLS.split(",")]
-    whole = {case: by_name for case, by_name in errors.items() if set(names) <= set(by_name)}
-    best = {
-        case: min(error for name, error in by_name.items() if name != "searched") for case, by_name in whole.items()
-    }
-    heads = [f"{data} {seed}" for data, seed in errors]
-    lines = [f"| augmentation | {' | '.join(heads)} | mean regret | worst |", "|---" * (len(heads) + 3) + "|"]
-    for name in names:
-        cells = [f"{by_name[name]:.2f}" if name in by_name else "" for by_name in errors.values()]
-        regrets = [by_name[name] - best[case] for case, by_name in whole.items()]
-        cells += [f"{sum(regrets) / len(regrets):+.2f}", f"{max(regrets):+.2f}"] if regrets else ["", ""]
+    """Mean error in percent over the seeds of each data set, and the regret: its difference to the best control's."""
+    errors = errors_of(done)
+    means = {data: {name: fmean(found) for name, found in by_name.items()} for data, by_name in errors.items()}
+    best = {data: min(each for name, each in by_name.items() if name != "searched") for data, by_name in means.items()}
+    heads = [f"{data} ({len(by_name['searched'])})" for data, by_name in errors.items()]
+    lines = [f"| augmentation | mean regret | worst | {' | '.join(heads)} |", "|---" + "|---:" * (len(heads) + 2) + "|"]
+    for name in ["searched", *CONTROLS.split(",")]:
+        regrets = [means[data][name] - best[data] for data in means]
+        cells = [f"{fmean(regrets):+.2f}", f"{max(regrets):+.2f}", *(f"{means[data][name]:.2f}" for data in means)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def prediction(done: list[dict[str, Any]]) -> str:
+    """Which number of a race orders augmentations as their test error does: Spearman's correlation, by data set."""
+    from scipy.stats import spearmanr
+
+    tested = {(row["data"], row["seed"], row["augmentation"]): row["error"] for row in done if row["kind"] == "test"}
+    lines = ["| data, seed | cross entropy | error |", "|---|---:|---:|"]
+    found: list[tuple[float, float]] = []
+    for row in done:
+        if row["kind"] != "search":
+            continue
+        raced = {each["contender"]: each for each in row["standings"]}
+        if row["data"] != "svhn":  # whose control is AutoAugment's policy for SVHN
+            raced["autoaugment"] = raced.get("autoaugment-cifar10")
+        shared = [name for name in raced if raced[name] and (row["data"], row["seed"], name) in tested]
+        if len(shared) < 3:
+            continue
+        errors = [tested[row["data"], row["seed"], name] for name in shared]
+        by_loss, by_error = (
+            float(spearmanr(errors, [raced[name][field] for name in shared])[0]) for field in ("loss", "error")
+        )
+        found.append((by_loss, by_error))
+        lines.append(f"| {row['data']} {row['seed']} | {by_loss:.2f} | {by_error:.2f} |")
+    if len(found) > 1:
+        differences = [by_loss - by_error for by_loss, by_error in found]
+        half_width = float(stdtrit(len(found) - 1, 0.975)) * stdev(differences) / len(found) ** 0.5
+        means = " | ".join(f"{fmean(column):.2f}" for column in zip(*found, strict=True))
+        lines += [f"| mean | {means} |", "", f"cross entropy − error: {fmean(differences):+.2f} ± {half_width:.2f}"]
     return "\n".join(lines)
 
 
@@ -223,6 +270,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.table:
         print(table(rows()))
+        print("\nDoes a race order augmentations as the test images do?\n")
+        print(prediction(rows()))
         return
     for seed in range(options.seeds):
         for name in options.only.split(","):
