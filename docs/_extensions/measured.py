@@ -358,14 +358,17 @@ def _suite_chart(data: str, cases: Mapping[int, Mapping[str, float]]) -> str:
 
 
 def regrets(errors: Mapping[tuple[str, int], Mapping[str, float]]) -> dict[str, list[float]]:
-    """Error minus that of the best control on the same data set and seed, where every augmentation was trained."""
+    """Mean error over the seeds minus that of the best control, for each data set: those seeds count that are whole."""
     names = {name for found in errors.values() for name in found}
+    if "searched" not in names or len(names) < _WHOLE:
+        return {}
+    whole = {case: by_name for case, by_name in errors.items() if set(by_name) == names}
     found: dict[str, list[float]] = {}
-    for by_name in errors.values():
-        if set(by_name) != names or "searched" not in names or len(names) < _WHOLE:
-            continue
-        best = min(error for name, error in by_name.items() if name != "searched")
-        for name, error in by_name.items():
+    for data in dict.fromkeys(data for data, _ in whole):
+        seeds = [by_name for (each, _), by_name in whole.items() if each == data]
+        means = {name: statistics.fmean(by_name[name] for by_name in seeds) for name in names}
+        best = min(error for name, error in means.items() if name != "searched")
+        for name, error in means.items():
             found.setdefault(name, []).append(error - best)
     return found
 
@@ -373,10 +376,10 @@ def regrets(errors: Mapping[tuple[str, int], Mapping[str, float]]) -> dict[str, 
 def _regret_in_words(regret: Mapping[str, Sequence[float]]) -> Iterator[str]:
     """What regret is, and what came out, whoever it is that has the least."""
     count = len(regret["searched"])
-    pairs = f"the {count} pairs of data set and seed" if count > 1 else "the one data set and seed"
+    sets = f"the {count} data sets" if count > 1 else "the one data set"
     yield (
-        "Regret: error minus that of the best control on the same data set and seed, in points. It is over "
-        f"{pairs} on which every augmentation was trained.\n"
+        "Regret: mean error over the seeds minus that of the best control on the same data set, in points. It is over "
+        f"{sets} on which every augmentation was trained.\n"
     )
     means = {name: statistics.fmean(values) for name, values in regret.items()}
     least = min(means, key=lambda name: means[name])

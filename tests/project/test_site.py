@@ -302,23 +302,24 @@ def test_the_suite_with_whatever_rows_there_are(measured: ModuleType) -> None:
     whole = [
         *_case("silhouettes", 0, searched=3.0, **dict(zip(CONTROLS, (4.0, 3.5, 3.6, 3.7, 3.8), strict=True))),
         *_case("silhouettes", 1, searched=3.2, **dict(zip(CONTROLS, (4.0, 3.0, 3.6, 3.7, 3.8), strict=True))),
+        *_case("fashion", 0, searched=3.85, **dict(zip(CONTROLS, (4.0, 3.9, 3.6, 3.7, 3.8), strict=True))),
         *_case("a set of tomorrow", 0, searched=9.0, none=8.0),
         {"kind": "search", "data": "silhouettes", "seed": 0, "images": 1000, "kept": "uniform", "seconds": 120},
     ]
     text = "\n".join(measured._suite(whole))
-    # Regret of searched: -0.5 and +0.2; of cutout, the best control of both: 0.
-    assert "| **searched** | -0.15 | +0.20 | 3.10 (2) | 9.00 (1) |" in text
-    assert "| cutout | +0.00 | +0.00 | 3.25 (2) | – |" in text
+    # Silhouettes' means are 3.1 and, of the best control, 3.25; so the regrets of searched are -0.15 and +0.25.
+    assert "| **searched** | +0.05 | +0.25 | 3.10 (2) | 3.85 (1) | 9.00 (1) |" in text
+    assert "| cutout | +0.15 | +0.30 | 3.25 (2) | 3.90 (1) | – |" in text
     assert "in brackets how many" in text
-    assert "over the 2 pairs of data set and seed" in text
-    assert "**What the search kept has the smallest mean regret, −0.15.**" in text
+    assert "over the 2 data sets on which" in text
+    assert "**What the search kept has the smallest mean regret, +0.05.**" in text
     assert "It has fewer errors than every control in 1 of 2." in text
     assert "## A set of tomorrow" in text
     assert "1,000 training images; 2 seeds." in text
     assert "The search kept `uniform`; it took 2 minutes." in text
     worse = _case("cifar10", 0, searched=3.9, **dict(zip(CONTROLS, (4.0, 3.5, 3.6, 3.7, 3.8), strict=True)))
     text = "\n".join(measured._suite(worse))
-    assert "over the one data set and seed on which" in text
+    assert "over the one data set on which" in text
     assert "**cutout has the smallest mean regret, +0.00; what the search kept has +0.40.** It has" in text
     assert "## CIFAR-10\n" in text
 

@@ -166,7 +166,7 @@ def run(name: str, seed: int, data: Path, minutes: float) -> None:
                 "hardware": device_name(torch.device("cpu")),
             }
         )
-    settings = TrainingSettings(
+    training = TrainingSettings(
         model=case.model,
         epochs=case.epochs,
         batch_size=50,
@@ -195,7 +195,7 @@ def run(name: str, seed: int, data: Path, minutes: float) -> None:
         missing = [each for each in wanted if each.label not in done]
         # The folder keeps what is done of this call, should it be cut off.
         out_of = out / ("evaluation" if wanted is controls else "evaluation-searched")
-        for row in compare(train, missing, settings, test=test, seeds=1, name=name, out=out_of) if missing else ():
+        for row in compare(train, missing, training, test=test, seeds=1, name=name, out=out_of) if missing else ():
             if row["augmentation"] not in done:
                 add({"kind": "test", "data": name, **row, "seed": seed, "model": case.model})
 
