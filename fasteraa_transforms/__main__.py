@@ -15,7 +15,7 @@ from typing import NoReturn
 from PIL import Image
 
 import fasteraa_transforms
-from fasteraa_transforms import commands
+from fasteraa_transforms import commands, streams
 from fasteraa_transforms.policy.errors import printable
 
 SEARCHING = {
@@ -52,13 +52,17 @@ def main(arguments: list[str] | None = None) -> int:
         known = [*SEARCHING, *commands.SUMMARIES]
         near = difflib.get_close_matches(words[0], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-        print(f"error: unknown command {printable(repr(words[0]))}; {hint}", file=sys.stderr)
+        streams.tell(f"error: unknown command {printable(repr(words[0]))}; {hint}")
         return 2
     options = _parser().parse_args(words)
     try:
         options.run(options)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here a full disk is said in a line
+    except BrokenPipeError:  # whoever read standard output has seen enough
+        streams.silence(sys.stdout)
     except (ValueError, OSError, ImportError, Image.DecompressionBombError) as error:
-        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+        streams.tell(f"error: {printable(' '.join(str(error).split()))}")
         return 2
     return 0
 
@@ -74,7 +78,8 @@ def run() -> NoReturn:
     if sys.argv[1:2] and sys.argv[1] in SEARCHING and "TORCHELASTIC_RUN_ID" in os.environ:
         # One of several processes that fails has to end at once.
         importlib.import_module("fasteraa_transforms.search.runtime.world").exit_with(main)
-    sys.exit(main())
+    with streams.readers_may_leave():
+        sys.exit(main())
 
 
 def _search(name: str, arguments: list[str]) -> int:
@@ -85,7 +90,7 @@ def _search(name: str, arguments: list[str]) -> int:
         if (error.name or "").partition(".")[0] == __package__:
             raise
         hint = 'pip install "fasteraa_transforms[search]"'
-        print(f"error: {name} needs libraries that are missing ({error}): {hint}", file=sys.stderr)
+        streams.tell(f"error: {name} needs libraries that are missing ({error}): {hint}")
         return 2
     status: int = module.main(arguments, prog=f"fasteraa {name}")
     return status

@@ -162,7 +162,7 @@ class Policy:
             source: the list, or the path of a file with it: as a Python or JSON literal, the published ``archive.py``,
                 or DADA's ``genotype.py``. Files are read as data, never executed; 1 MiB at most.
             function: the function of the file that returns the policy, such as "fa_reduced_cifar10", or the name that
-                the file gives to the list, such as "CIFAR10".
+                the file gives to the list, such as "CIFAR10"; not needed for the only list of a file.
 
         Raises:
             PolicyError: the file cannot be read, or a value in it is refused, such as an operation without an equal.

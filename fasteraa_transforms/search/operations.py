@@ -3,8 +3,6 @@
 DATASET is as for ``fasteraa search``.
 """
 
-import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +14,9 @@ from fasteraa_transforms.search.contenders.restrict import parse_allowed
 from fasteraa_transforms.search.data.opening import open_dataset
 from fasteraa_transforms.search.data.source import make_source, name_of
 from fasteraa_transforms.search.report.page import operation_lines, operations_page
+from fasteraa_transforms.search.runtime.files import replace_text, to_document
 from fasteraa_transforms.search.runtime.output import say
+from fasteraa_transforms.search.runtime.world import exit_with
 from fasteraa_transforms.search.settings import Settings
 from fasteraa_transforms.search.task import load_task
 
@@ -109,9 +109,8 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m fasteraa_
             say(line)
         command.out.mkdir(parents=True, exist_ok=True)
         page = operations_page(name, curves, tolerance=command.tolerance)
-        (command.out / "operations.html").write_text(page, encoding="utf-8")
-        found = json.dumps({"plan": plan.to_json(), **curves.to_json()}, indent=2) + "\n"
-        (command.out / "operations.json").write_text(found, encoding="utf-8")
+        replace_text(command.out / "operations.html", page)
+        replace_text(command.out / "operations.json", to_document({"plan": plan.to_json(), **curves.to_json()}))
         say(f"wrote {command.out / 'operations.html'}")
     except KeyboardInterrupt:
         say("\ninterrupted; nothing is left of it", error=True)
@@ -123,4 +122,4 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m fasteraa_
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import dataclasses
 import os
-import time
 from collections.abc import Mapping, Sized
 from typing import Any
 
@@ -150,7 +149,6 @@ def _adversarial(task: Task, settings: Settings, recorder: Recorder, *, affinity
 
 def _race(task: Task, settings: Settings, recorder: Recorder, *, affinity_diversity: bool) -> Policy:
     """Let the contenders race, and keep the best one."""
-    began = time.perf_counter()
     if task.world.size > 1:
         raise ValueError(
             f"a race takes one process, but got {task.world.size} instead; give contenders () for the adversarial "
@@ -159,7 +157,7 @@ def _race(task: Task, settings: Settings, recorder: Recorder, *, affinity_divers
     recorder.doing = "in the race"
     outcome = hold_contest(task, settings, recorder)
     recorder.doing, recorder.searched = "while writing the report", True
-    policy = kept_policy(outcome, task, settings, seconds=time.perf_counter() - began)
+    policy = kept_policy(outcome, task, settings, seconds=recorder.elapsed())
     lines = verdict(outcome, task.data)
     if affinity_diversity:
         policy, more = _with_affinity(policy, task, settings, recorder)
@@ -173,13 +171,17 @@ def _race(task: Task, settings: Settings, recorder: Recorder, *, affinity_divers
 
 def _with_affinity(policy: Policy, task: Task, settings: Settings, recorder: Recorder) -> tuple[Policy, list[str]]:
     """The policy whose provenance has its affinity and diversity, and both in words; measured once in a run."""
-    if (saved := recorder.saved.get("affinity_diversity")) is None:
-        recorder.doing = "while measuring affinity and diversity"
-        measured = measure_affinity_and_diversity(policy, task.data, crop=task.crop, seed=settings.seed)
+
+    def keep(measured: AffinityDiversity) -> None:
         recorder.save({"affinity_diversity": measured.to_json()}, None, epochs=recorder.kept)
-        recorder.doing = "while writing the report"
-    else:
-        measured = AffinityDiversity.from_json(saved)
+
+    saved = recorder.saved.get("affinity_diversity")
+    before = None if saved is None else AffinityDiversity.from_json(saved)
+    recorder.doing = "while measuring affinity and diversity"
+    measured = measure_affinity_and_diversity(
+        policy, task.data, crop=task.crop, seed=settings.seed, before=before, keep=keep
+    )
+    recorder.doing = "while writing the report"
     provenance = {**policy.provenance, "affinity_diversity": measured.to_json()}
     return Policy(policy.sub_policies, name=policy.name, provenance=provenance), measured.lines()
 

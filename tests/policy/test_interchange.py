@@ -322,6 +322,22 @@ def test_fast_autoaugment_reads_lists_by_their_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "import os\nDADA = [[('Invert', 0.5, 0.1)]]\nSEED = 3",
+        "DADA: list = [[('Invert', 0.5, 0.1)]]",
+        "DADA = dada = [[('Invert', 0.5, 0.1)]]\nSAME = dada",
+    ],
+)
+def test_fast_autoaugment_reads_the_only_list_of_a_file(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "genotype.py"
+    path.write_text(text, encoding="utf-8")
+    for function in (None, "DADA"):
+        policy = Policy.from_fast_autoaugment(path, function=function)
+        assert policy == Policy.from_fast_autoaugment([[("Invert", 0.5, 0.1)]])
+
+
+@pytest.mark.parametrize(
     "text", ['[[["Invert", 0.5, 0.1]]]', "[[('Invert', 0.5, 0.1)]]", "# mine\n[\n[('Invert',.5,.1)],\n]"]
 )
 def test_fast_autoaugment_reads_literals(text: str, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from fasteraa_transforms.search.contenders.standings import Standing, standings
 from fasteraa_transforms.search.contenders.table import Material, gather
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
+from fasteraa_transforms.search.evaluation import affinity
 from fasteraa_transforms.search.evaluation.affinity import AffinityDiversity, affinity_and_diversity
 from fasteraa_transforms.search.evaluation.table import errors_of
 from fasteraa_transforms.search.report import page as report
@@ -749,6 +750,16 @@ def test_affinity_repeats_by_seed_and_leaves_the_random_state() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert one == again
     assert one != other
+
+
+def test_affinity_that_was_cut_off_goes_on_after_its_last_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, kept = load_images(Digits(), num_images=60), []
+    whole = affinity_and_diversity(some_policy(), data, epochs=1, keep=kept.append)
+    assert [len(each.affinity) for each in kept] == [1, 2, 3]
+    assert kept[-1] == whole
+    assert affinity_and_diversity(some_policy(), data, epochs=1, before=kept[0]) == whole
+    monkeypatch.setattr(affinity, "fit", lambda training: 1 / 0)
+    assert affinity_and_diversity(some_policy(), data, epochs=1, before=whole) == whole
 
 
 def test_affinity_with_a_crop() -> None:

@@ -105,6 +105,8 @@ def _python_list(text: str, source: str, name: str | None) -> Any:
             return ast.literal_eval(body[0].value)
         functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
         lists = _named_lists(body)
+        if name is None and not functions and len({id(value) for value in lists.values()}) == 1:
+            return next(iter(lists.values()))
         if name is None:
             kinds = (("functions", functions), ("lists", lists))
             found = [f"the {kind} {', '.join(names)}" for kind, names in kinds if names]
@@ -126,11 +128,12 @@ def _named_lists(body: list[ast.stmt]) -> dict[str, Any]:
     """The lists that statements give names to, and nothing else that they do."""
     names: dict[str, Any] = {}
     for node in body:
-        if isinstance(node, ast.Assign):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             with suppress(ValueError, TypeError):  # what is assigned is something else
                 value = _value(node.value, names)
                 if isinstance(value, list):
-                    names |= {target.id: value for target in node.targets if isinstance(target, ast.Name)}
+                    names |= {target.id: value for target in targets if isinstance(target, ast.Name)}
     return names
 
 

@@ -133,6 +133,8 @@ def _begin(task: Task, settings: Settings, recorder: Recorder, state: SearchStat
         return
     if not recorder.saved:  # else a contest has begun the folder
         recorder.start(task.about(settings))
+    if recorder.folder is not None:
+        recorder.folder.replace_rows([])  # a run that was killed here left the first row
     recorder.append([_epoch_row(task, settings, state, reference)])
     recorder.saved = {**recorder.saved, "start": reference.policy.state_dict(), "images": images}
     _save(task, settings, recorder, state, reference)
@@ -142,9 +144,8 @@ def _parts(data: ImageSet, *, apart: bool) -> tuple[ImageSet, ImageSet | None]:
     """The images, whose order is random, as one set or as two of one size."""
     if not apart:
         return data, None
-    index = torch.arange(len(data), device=data.images.device)
     half = len(data) // 2
-    return data.subset(index[:half]), data.subset(index[half:])
+    return data.subset(slice(half)), data.subset(slice(half, None))  # which take no memory of their own
 
 
 def _train_classifier(

@@ -120,7 +120,6 @@ class _FolderNotes(Notes):
         super().__init__(plan, rows)
         self.lengths_given = lengths_given
         self.recorder, self.bar = recorder, None
-        self.began = time.perf_counter()
         self.save_plan, self.save_row = self._save_plan, self._save_row
         self.tell, self.advance, self.expect = self._say, self._advance, self._expect
 
@@ -138,7 +137,7 @@ class _FolderNotes(Notes):
 
     def _save_row(self, row: dict[str, Any]) -> None:
         if self.recorder.folder is not None:
-            self.recorder.folder.append([row], ROWS)
+            self.recorder.folder.append([{**row, "elapsed": round(self.recorder.elapsed(), 3)}], ROWS)
         self.recorder.networks = len(self.rows)
 
     def _say(self, line: str) -> None:
@@ -178,6 +177,7 @@ def _notes(task: Task, settings: Settings, recorder: Recorder) -> _FolderNotes:
             kinds, allowed = check_settings(settings)
             searched = [name for name in SEARCHED if name in settings.contenders]
             rows = read_race(recorder.folder, kinds, searched, allowed)
+            recorder.count(max((row.get("elapsed", 0.0) for row in rows), default=0.0))
     recorder.networks = len(rows)
     return _FolderNotes(recorder, plan, rows, settings.race_epochs is not None)
 

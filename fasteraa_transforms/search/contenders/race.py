@@ -113,9 +113,14 @@ class Trainings:
         return Curves.mean(found) if found else None
 
     def of(self, names: Iterable[str]) -> list[TrialRow]:
-        """The rows of these contenders, of trainings of the arena's length."""
-        chosen = set(names)
-        return [row for row in self._alike(self.arena.recipe.epochs) if row["contender"] in chosen]
+        """The rows of these contenders, of trainings of the arena's length.
+
+        Args:
+            names: of contenders, whose order is that of the rows: not that in which workers happened to finish.
+        """
+        place = {name: number for number, name in enumerate(names)}
+        chosen = [row for row in self._alike(self.arena.recipe.epochs) if row["contender"] in place]
+        return sorted(chosen, key=lambda row: (place[row["contender"]], row["replicate"]))
 
 
 def expected_networks(inside: int, rounds: int) -> int:

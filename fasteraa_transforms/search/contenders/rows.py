@@ -84,6 +84,8 @@ class _RowCheck:
         for name, least in (("replicate", 0), ("epochs", 1), ("train_images", 1), ("held_out", 1)):
             if row[name] < least:
                 raise ValueError(f"{name} is {row[name]}")
+        if not isinstance(row.get("elapsed", 0.0), int | float):  # rows of older versions have none
+            raise TypeError(f"elapsed is {row['elapsed']!r:.40}")
         for name in ("error", "train_accuracy"):
             if not 0 <= row[name] <= 1:
                 raise ValueError(f"{name} is {row[name]}")

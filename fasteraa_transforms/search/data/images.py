@@ -44,8 +44,8 @@ class ImageSet:
         """Number of images N."""
         return len(self.images)
 
-    def subset(self, index: Tensor) -> "ImageSet":
-        """The images at ``index``, int64 [M]."""
+    def subset(self, index: Tensor | slice) -> "ImageSet":
+        """The images at ``index``, int64 [M]; those of a slice are not copied."""
         return dataclasses.replace(self, images=self.images[index], labels=self.labels[index])
 
     def to(self, device: torch.device) -> "ImageSet":

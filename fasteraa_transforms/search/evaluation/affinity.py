@@ -22,6 +22,7 @@ from fasteraa_transforms.search.runtime.defaults import usual_defaults
 
 HELD_OUT = 0.2  # of the images
 NETWORK = "small"
+NETWORKS = 3  # pairs of networks
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class AffinityDiversity:
     def diversity(self) -> tuple[float, ...]:
         """Final training loss with the policy: the larger, the more there is to learn."""
         return self.augmented_loss
+
+    def with_more(self, more: "AffinityDiversity") -> "AffinityDiversity":
+        """These values, and those of more networks behind them."""
+        return AffinityDiversity(*(getattr(self, each.name) + getattr(more, each.name) for each in fields(self)))
 
     def to_json(self) -> dict[str, Any]:
         """All values, for files."""
@@ -82,10 +87,12 @@ def affinity_and_diversity(
     data: ImageSet,
     *,
     crop: Crop | None = None,
-    networks: int = 3,
+    networks: int = NETWORKS,
     epochs: int = 30,
     batch_size: int = 128,
     seed: int = 0,
+    before: AffinityDiversity | None = None,
+    keep: Callable[[AffinityDiversity], object] = lambda measured: None,
 ) -> AffinityDiversity:
     """Train small networks on ``data`` with and without ``policy``, and compare.
 
@@ -100,6 +107,8 @@ def affinity_and_diversity(
         epochs: passes over the training images.
         batch_size: images a step.
         seed: of splits, starts and draws.
+        before: what was measured already, with the first pairs of the same networks.
+        keep: called after each pair with what was measured by then.
 
     Raises:
         ValueError: fewer than 5 images, of which none could be held out; or masks.
@@ -120,9 +129,9 @@ def affinity_and_diversity(
     device = data.images.device
     crop = crop or Crop((data.images.shape[2], data.images.shape[3]))
     recipe = Recipe.of(NETWORK, epochs=epochs, batch_size=batch_size)
-    results: list[tuple[float, ...]] = []
+    measured = before
     with usual_defaults(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        for number in range(networks):
+        for number in range(0 if before is None else len(before.clean_accuracy), networks):
             generator = torch.Generator().manual_seed(seed + number)
             order = torch.randperm(len(data), generator=generator).to(device)
             held_out, kept = order.tensor_split([int(len(order) * HELD_OUT)])
@@ -136,8 +145,11 @@ def affinity_and_diversity(
                 apply(unseen.images, policy.sample(len(unseen), generator=generator)), unseen.labels, data.classes
             )
             accuracies = [1 - clean.test(shown)[0] for shown in (unseen, moved)]
-            results.append((*accuracies, *losses))
-    return AffinityDiversity(*zip(*results, strict=True))
+            pair = AffinityDiversity(*((value,) for value in (*accuracies, *losses)))
+            measured = pair if measured is None else measured.with_more(pair)
+            keep(measured)
+    assert measured is not None
+    return measured
 
 
 def _network_for(data: ImageSet) -> Callable[[], nn.Module]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from fasteraa_transforms.search.runtime import files
 from fasteraa_transforms.search.runtime.defaults import usual_defaults
 from fasteraa_transforms.search.runtime.events import Events, Nowhere, open_events
 from fasteraa_transforms.search.runtime.hardware import device_name
-from fasteraa_transforms.search.runtime.output import say
+from fasteraa_transforms.search.runtime.output import Output, say
 from fasteraa_transforms.search.runtime.world import World, join
 
 POLL = 1.0
@@ -263,7 +264,8 @@ def _train_all(
     own: list[EvaluationRow] = []
     rows = before
     show = progress and world.first
-    with tqdm(total=epochs * len(trainings), initial=epochs * finished, unit="epoch", disable=not show) as bar:
+    total, initial = epochs * len(trainings), epochs * finished
+    with tqdm(total=total, initial=initial, unit="epoch", file=Output(sys.stderr), disable=not show) as bar:
 
         def collect() -> list[EvaluationRow]:
             """The rows of all ranks by now; of which the first one keeps the record."""

@@ -18,6 +18,7 @@ from fasteraa_transforms.search.runtime.files import DamagedFile
 from fasteraa_transforms.search.settings import Settings
 
 _ABOUT = "about"  # key of a checkpoint
+_TEMPORARY = re.compile(r"\.(.+\.\d+|[0-9a-f]{16})\.tmp")  # names that `files.replace` and `Policy.save` write under
 _RETIRED = ("uniform", "validation_steps")
 """Settings of earlier versions, whose adversarial search let small networks choose among its policies."""
 
@@ -129,7 +130,7 @@ class RunFolder:
     def _remove_temporary_files(self) -> None:
         for folder in (self.path, self.path / "checkpoints"):
             for file in folder.glob(".*.tmp"):
-                if re.fullmatch(r"\..+\.\d+\.tmp", file.name):
+                if _TEMPORARY.fullmatch(file.name):
                     file.unlink(missing_ok=True)
 
     # --- starting and going on ----------------------------------------------------------------------------------------

@@ -1,11 +1,12 @@
 """What a run prints. Printing never ends a run: not for a character, not because nobody reads any more."""
 
-import contextlib
 import os
 import shlex
 import subprocess
 import sys
 from typing import Any, TextIO
+
+from fasteraa_transforms.streams import silence
 
 
 class Output:
@@ -63,11 +64,7 @@ class Output:
         try:
             do(self.stream)
         except (OSError, ValueError):  # a closed pipe, a full disk, a closed file
-            # Python would try again at its end and fail there.
-            with contextlib.suppress(OSError, ValueError):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, self.stream.fileno())
-                os.close(nowhere)
+            silence(self.stream)
             self.stream = None
 
 

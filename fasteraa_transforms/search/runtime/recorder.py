@@ -92,6 +92,7 @@ class Recorder:
         self.networks: int | None = None
         self.searched = False
         self.saved: dict[str, Any] = {}  # what the checkpoint holds
+        self._before = 0.0  # seconds of earlier starts
         self._events: Events | None = None
         self._step = 0
 
@@ -116,7 +117,19 @@ class Recorder:
             return None
         folder = self.folder or RunFolder(self.path)  # which the first rank alone asks
         self.saved = self.world.from_first(folder.load_checkpoint)
+        self.count(self.saved.get("elapsed", 0.0))
         return self.saved
+
+    def count(self, seconds: float) -> None:
+        """Note that earlier starts of the run took so many seconds, or more if more was noted."""
+        self._before = max(self._before, seconds)
+
+    def elapsed(self) -> float:
+        """Seconds that the run took, over all its starts.
+
+        Of a start that was killed, what came after the last row and the last checkpoint is not counted.
+        """
+        return self._before + time.perf_counter() - self.began
 
     def start(self, about: Mapping[str, Any]) -> None:
         """Note in the folder how a new run was started."""
@@ -131,7 +144,7 @@ class Recorder:
             policy: as of this checkpoint.
             epochs: how many are done.
         """
-        self.saved = {**self.saved, **entries}
+        self.saved = {**self.saved, **entries, "elapsed": self.elapsed()}
         if self.folder is not None:
             if policy is not None:
                 policy.save(self.folder.policy)

@@ -11,10 +11,13 @@ import sys
 import threading
 from typing import Any
 
+from fasteraa_transforms.streams import open_missing
+
 
 def main() -> int:
     """Call the function that comes in first on what comes in after it, until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    open_missing()
     results = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not come between the results
     import torch

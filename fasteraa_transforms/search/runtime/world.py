@@ -28,6 +28,7 @@ from torch import Tensor
 
 from fasteraa_transforms.search.runtime.hardware import pick_device
 from fasteraa_transforms.search.runtime.output import say
+from fasteraa_transforms.streams import readers_may_leave
 
 TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others, which may be training a network of their own. A rank that ends is noticed at
@@ -273,17 +274,16 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     One of several processes that fails exits at once. An orderly end would wait for its device, which waits for the
     other processes, which wait for this one. torchrun would see nothing amiss.
     """
-    try:
-        status = main()
-    except Exception:
-        if not (dist.is_available() and dist.is_initialized()):
-            raise
-        traceback.print_exc()
-        status = 1
+    with readers_may_leave():
+        try:
+            status = main()
+        except Exception:
+            if not (dist.is_available() and dist.is_initialized()):
+                raise
+            traceback.print_exc()
+            status = 1
     if dist.is_available() and dist.is_initialized():
         if status:
-            sys.stdout.flush()
-            sys.stderr.flush()
             os._exit(status)
         dist.destroy_process_group()
     sys.exit(status)

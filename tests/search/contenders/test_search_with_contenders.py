@@ -42,7 +42,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
     rows = read_rows(folder / "race.jsonl")
-    return [{key: value for key, value in row.items() if key not in ("seconds", "wall")} for row in rows]
+    return [{key: value for key, value in row.items() if key not in ("seconds", "wall", "elapsed")} for row in rows]
 
 
 def test_the_folder_says_what_is_kept_and_why(whole: Path) -> None:
@@ -155,15 +155,42 @@ def test_affinity_that_was_measured_is_not_measured_again(
     out = tmp_path / "run"
     shutil.copytree(whole, out)
     options: dict[str, Any] = {"out": out, "name": "digits", "progress": False, "affinity_diversity": True}
-    measured = AffinityDiversity((0.5,), (0.25,), (1.0,), (2.0,))
+    part = AffinityDiversity((0.5,), (0.25,), (1.0,), (2.0,))
+    measured = AffinityDiversity((0.5,) * 3, (0.25,) * 3, (1.0,) * 3, (2.0,) * 3)
+    begun: list[AffinityDiversity | None] = []
+
+    def measure(*args: Any, before: AffinityDiversity | None, keep: Any, **options: Any) -> AffinityDiversity:
+        begun.append(before)
+        keep(part if before is None else measured)
+        if before is None:
+            raise KeyboardInterrupt
+        return measured
+
     with monkeypatch.context() as patch:
-        patch.setattr(run, "measure_affinity_and_diversity", lambda *args, **options: measured)
+        patch.setattr(run, "measure_affinity_and_diversity", measure)
+        with pytest.raises(SearchInterrupted, match=rf" --resume {out} --affinity-diversity$"):
+            search(Digits(), TINY, resume=True, **options)
         patch.setattr(run, "write_report", _interrupt)
         with pytest.raises(SearchInterrupted, match=rf" --resume {out} --affinity-diversity$"):
             search(Digits(), TINY, resume=True, **options)
-    monkeypatch.setattr(run, "measure_affinity_and_diversity", lambda *args, **options: 1 / 0)
+    assert begun == [None, part]
+    monkeypatch.setattr("fasteraa_transforms.search.evaluation.affinity.fit", lambda training: 1 / 0)
     policy = search(Digits(), TINY, resume=True, **options)
     assert policy.provenance["affinity_diversity"] == measured.to_json()
+
+
+def test_the_seconds_of_a_race_are_those_of_all_its_starts(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    rows = read_rows(out / hold.ROWS)
+    elapsed = [row["elapsed"] for row in rows]
+    assert elapsed == sorted(elapsed)
+    assert 0 < elapsed[0] < elapsed[-1] <= Policy.load(whole / "policy.json").provenance["seconds"] + 0.1
+    RunFolder(out).replace_rows([*rows[:-1], rows[-1] | {"elapsed": 4000}], hold.ROWS)
+    policy = search(Digits(), TINY, out=out, name="digits", progress=False, resume=True)
+    assert 4000 < policy.provenance["seconds"] < 4600
+    again = search(Digits(), TINY, out=out, name="digits", progress=False, resume=True)
+    assert again.provenance["seconds"] >= policy.provenance["seconds"]
 
 
 @pytest.mark.parametrize(
