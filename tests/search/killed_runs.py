@@ -27,7 +27,7 @@ BEGUN = "KILLED_RUNS_BEGUN"
 """Environment variable: the file with a line for each piece of work that was begun."""
 
 # What is timed must not change what is trained: images, network, length and number of the trainings are given.
-SMALL = {
+SMALL: dict[str, Any] = {
     "num_images": 120,
     "image_size": 8,
     "network": "resnet9-4",
@@ -38,7 +38,13 @@ SMALL = {
     "processes": 1,
     "device": "cpu",
 }
-ADVERSARIAL = {"epochs": 4, "classifier_epochs": 4, "batch_size": 40, "sub_policies": 2, "critic": "small"}
+ADVERSARIAL: dict[str, Any] = {
+    "epochs": 4,
+    "classifier_epochs": 4,
+    "batch_size": 40,
+    "sub_policies": 2,
+    "critic": "small",
+}
 
 
 def _begin(what: str) -> None:
@@ -71,14 +77,14 @@ def _counted_epoch(train_epoch: Callable[[fit.Fit], Any]) -> Callable[[fit.Fit],
 
 def run_search(out: Path, settings: Settings) -> None:
     """A search, started or resumed, that notes every training of its race and every epoch of the adversarial search."""
-    contest.work = counted_work  # type: ignore[attr-defined]
-    loop.batches = _counted_batches(loop.batches)  # type: ignore[attr-defined]
+    contest.work = counted_work  # type: ignore[assignment]
+    loop.batches = _counted_batches(loop.batches)
     search(Digits(), settings, out=out, resume=RunFolder(out).can_resume, name="digits", progress=False)
 
 
 def run_evaluation(out: Path) -> None:
     """An evaluation, started or continued, that notes every epoch."""
-    fit.Fit.train_epoch = _counted_epoch(fit.Fit.train_epoch)  # type: ignore[method-assign]
+    fit.Fit.train_epoch = _counted_epoch(fit.Fit.train_epoch)  # type: ignore[assignment, method-assign]
     settings = TrainingSettings(
         epochs=4, batch_size=32, train_images=96, model="small", padding=1, flip=False, cutout=4, device="cpu"
     )
