@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fasteraa_transforms.policy.sources import list_policies
+from fasteraa_transforms import list_policies
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot fork, and breaks pipes in another way")
 

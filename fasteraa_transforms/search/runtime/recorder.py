@@ -116,8 +116,9 @@ class Recorder:
         if not self.resume or self.path is None:
             return None
         folder = self.folder or RunFolder(self.path)  # which the first rank alone asks
-        self.saved = self.world.from_first(folder.load_checkpoint)
-        self.count(self.saved.get("elapsed", 0.0))
+        first, self.saved = not self.saved, self.world.from_first(folder.load_checkpoint)
+        if first:  # later ones hold seconds of this start, too
+            self.count(self.saved.get("elapsed", 0.0))
         return self.saved
 
     def count(self, seconds: float) -> None:
