@@ -210,7 +210,12 @@ def _mean_error(rows: Sequence[Mapping[str, Any]]) -> float:
     return 100 * statistics.fmean(statistics.fmean(row["error"]) for row in rows)
 
 
-_NAMED = {"paper": "the paper’s search", "default: all four": "the default", "random start": "random start"}
+_NAMED = {
+    "paper": ("the paper’s search", -1),
+    "default: all four": ("the default", 4),
+    "random start": ("random start", -2),
+}
+"""Arms whose names stand beside their dots, and how far below: so that no name lies on another."""
 
 
 def _scatter(points: Mapping[str, tuple[float, float]], lines: Mapping[str, float]) -> str:
@@ -242,8 +247,8 @@ def _scatter(points: Mapping[str, tuple[float, float]], lines: Mapping[str, floa
             f"{strength:.3f}, {error:.1f} %</title></circle>"
         )
         if arm in _NAMED:
-            dx, dy = (-12, 17) if arm == "paper" else (7, 4)  # below its dot, where others do not stand
-            parts.append(f'<text x="{x + dx:.1f}" y="{y + dy:.1f}">{_NAMED[arm]}</text>')
+            name, below = _NAMED[arm]
+            parts.append(f'<text x="{x + 7:.1f}" y="{y + below:.1f}">{name}</text>')
     return _svg(bottom + 20, "Test error against the strength of the policy", parts)
 
 
@@ -314,6 +319,7 @@ def _suite(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield "No training of the suite is done yet."
         return
     kept = {(row["data"], row["seed"]): row["kept"] for row in rows if row["kind"] == "search"}
+    yield _regret_chart(regrets(errors))
     yield "## The table\n"
     yield from suite_table(errors)
     for data in dict.fromkeys(name for name, _ in errors):
@@ -371,6 +377,27 @@ def regrets(errors: Mapping[tuple[str, int], Mapping[str, float]]) -> dict[str, 
         for name, error in means.items():
             found.setdefault(name, []).append(error - best)
     return found
+
+
+def regret() -> str:
+    """The mean regret of every augmentation over the suite, as a chart."""
+    return _regret_chart(regrets(suite_errors(rows_of("search/experiments/suite/rows.jsonl"))))
+
+
+def _regret_chart(regret: Mapping[str, Sequence[float]]) -> str:
+    """A bar for each augmentation, the least mean regret first; nothing where there are no regrets."""
+    if not regret:
+        return ""
+    means = {name: statistics.fmean(values) for name, values in regret.items()}
+    bars = [
+        Length(name, max(mean, 0.0), f"{mean:+.2f}".replace("-", "−"), name == "searched")
+        for name, mean in sorted(means.items(), key=lambda item: item[1])
+    ]
+    caption = (
+        "Mean regret over the data sets of the suite, in points: how much more test error an augmentation has than the "
+        "best control of the same data set. Short is good."
+    )
+    return chart(length_chart(bars, title="Mean regret of each augmentation"), caption) + "\n"
 
 
 def _regret_in_words(regret: Mapping[str, Sequence[float]]) -> Iterator[str]:

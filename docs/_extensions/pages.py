@@ -34,8 +34,8 @@ INCLUDED = {
 }
 """Pages, and the file, or the section of a file, that each shows."""
 
-CHARTS = {"benchmarks": "speed"}
-"""Pages that a script writes, and the function whose charts they get on the site."""
+CHARTS = {"benchmarks": "speed", "measured": "regret"}
+"""Pages that come from elsewhere, and the function whose charts they get on the site."""
 
 _PAGES = {
     "README.md": "/index.md",
@@ -79,7 +79,7 @@ def _read(app: Sphinx, docname: str, content: list[str]) -> None:
         if heading:
             text = "# " + heading + text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
         app.env.note_dependency(ROOT / file)
-        content[0] = _filled(leading(text, source=file))
+        content[0] = _filled(leading(_with_charts(docname, text), source=file))
     elif source.endswith(".md"):
         content[0] = _filled(leading(_with_charts(docname, text)))
 
@@ -96,10 +96,10 @@ def _filled(text: str) -> str:
 
 
 def _with_charts(docname: str, text: str) -> str:
-    """A page that a script writes, with the charts that the site adds below its title."""
+    """A page with the charts that the site adds below its title."""
     if docname not in CHARTS or "<!-- generated: " in text:
         return text
-    title, rest = measured.for_readers(text).split("\n", 1)
+    title, rest = (measured.for_readers(text) if docname == "benchmarks" else text).split("\n", 1)
     return f"{title}\n\n<!-- generated: {CHARTS[docname]} -->\n{rest}"
 
 

@@ -324,6 +324,15 @@ def test_the_suite_with_whatever_rows_there_are(measured: ModuleType) -> None:
     assert "## CIFAR-10\n" in text
 
 
+def test_the_chart_of_regrets(measured: ModuleType) -> None:
+    assert measured._regret_chart({}) == ""
+    text = measured._regret_chart({"none": [2.0, 4.0], "searched": [-0.5, 0.1], "cutout": [0.0, 1.0]})
+    assert re.findall(r">([^<]+)</text>", text) == ["searched", "−0.20", "cutout", "+0.50", "none", "+3.00"]
+    widths = [float(width) for width in re.findall(r'<rect [^>]*width="([\d.]+)"', text)]
+    assert widths[0] == 0
+    assert widths[2] / widths[1] == pytest.approx(6, rel=0.01)
+
+
 def test_the_suite_as_it_is(measured: ModuleType) -> None:
     text = measured.suite()
     for data in {row["data"] for row in measured.rows_of("search/experiments/suite/rows.jsonl")}:
@@ -370,4 +379,6 @@ def test_a_page_that_a_script_writes_gets_its_charts() -> None:
     asked = "# Title\n\n<!-- generated: speed -->\n"
     assert pages._with_charts("benchmarks", asked) == asked
     assert pages._with_charts("search", "# Title\n") == "# Title\n"
+    column = pages._with_charts("measured", "# Title\n\na column")
+    assert column == "# Title\n\n<!-- generated: regret -->\n\na column"
     assert "<svg" in pages._filled("<!-- generated: shares -->")
