@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import itertools
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -254,6 +255,20 @@ def test_a_training_is_timed_against_a_plain_loop(
     assert {name: len(values) for name, values in rates.items()} == {"this package": 2, "plain loop": 2}
     assert min(min(values) for values in rates.values()) > 0
     assert "1.00 times the plain loop" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_trainings_of_a_race_are_timed(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks/race.py"), "--networks", "resnet9-4:grey", "--rounds", "2"]
+    subprocess.run([*command, "--epochs", "1", "--json", str(tmp_path / "result.json")], check=True, timeout=600)
+    rows = json.loads((tmp_path / "result.json").read_text())["rows"]
+    assert [row["what"].partition(", ")[2] for row in rows] == [
+        "bfloat16 over float32",
+        "two of one thread over one of two",
+    ]
+    for row in rows:
+        assert 0 < row["least"] <= row["ratio"] <= row["most"]
+        assert row["images_per_second"] > 0
 
 
 # --- the transform against other libraries ----------------------------------------------------------------------------

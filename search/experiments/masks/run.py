@@ -3,8 +3,8 @@
     python search/experiments/masks/run.py --data FOLDER [--images 1000] [--minutes 10]
 
 FOLDER/silhouettes/train holds a folder of silhouettes for each animal. Of each image a mask is made: pixels of the
-animal have the animal's class, the others are background. Then the default search runs on images and masks, and rows.jsonl
-beside this file gets where its contenders stand.
+animal have the animal's class, the others are background. Then the default search runs on images and masks. What it
+keeps and where its contenders stand is a row of rows.jsonl beside this file.
 """
 
 import argparse
