@@ -102,10 +102,10 @@ def search(
             if world.first:
                 folder.prepare(settings, resume=resume)
         recorder = stack.enter_context(Recorder(folder, world=world, resume=resume, progress=progress, again=again))
-        if settings.contenders and isinstance(dataset, Sized):
-            takes = seconds_of(settings.minutes, world.device(settings.device))
-            recorder.say(f"{len(dataset):,} samples; loading images and searching take about {duration(takes)}")
         with explained_loading(recorder, _fewer(name, settings)), seeded(settings.seed, world.device(settings.device)):
+            if settings.contenders and isinstance(dataset, Sized):
+                takes = seconds_of(settings.minutes, world.device(settings.device))
+                recorder.say(f"{len(dataset):,} samples; loading images and searching take up to {duration(takes)}")
             kept = world.from_first(lambda: _kept_preparation(folder)) if resume else None
             task = load_task(
                 dataset,

@@ -225,10 +225,17 @@ def test_a_plan_of_another_version_is_said(whole: Path, tmp_path: Path) -> None:
         search(Digits(), TINY, out=out, name="digits", progress=False, resume=True)
 
 
-def test_resuming_a_race_that_is_done_trains_nothing(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resuming_a_race_that_is_done_trains_nothing(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("fasteraa_transforms.search.contenders.race.run_trial", lambda *args, **options: 1 / 0)
-    policy = search(Digits(), TINY, out=whole, name="digits", progress=False, resume=True)
+    policy = search(Digits(), TINY, out=whole, name="digits", resume=True)
     assert policy == Policy.load(whole / "policy.json")
+    # What is said first comes before the images are loaded; then what was loaded, and what races.
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "1,797 samples; loading images and searching take up to 10 min"
+    assert told[1].startswith("120 of 1,797 images, 1×16×16")
+    assert re.match(r"cpu; 4 contenders race with resnet9-4, about 6 networks of about .* each: .* of ", told[2])
 
 
 def test_the_adversarial_search_races_at_its_strengths(tmp_path: Path) -> None:
