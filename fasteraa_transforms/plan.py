@@ -86,9 +86,8 @@ class Plan:
     def __getitem__(self, index: int | slice | Tensor) -> "Plan":
         """The plan of some of the images. It is always a plan of a batch: an integer gives a plan of one image.
 
-        ``partner`` stays as it is: it counts in the batch that the plan was drawn for. So ``plan[rows]`` on
-        ``images[rows]`` gives the pixels of the whole plan only where the partners are among the images as well, and
-        ``partner`` counts in them.
+        ``partner`` stays as it is: an index into the batch that the plan was drawn for. So ``plan[rows]`` on
+        ``images[rows]`` gives the pixels of the whole plan only if that index finds the same partner there.
 
         Args:
             index: an integer, a slice, or a tensor of integers or booleans [B'] as tensors take them.

@@ -262,7 +262,8 @@ class RelaxedPolicy(nn.Module):
     def project_(self) -> "RelaxedPolicy":
         """Clamp probabilities and magnitudes into [0, 1], in place. Call it after each step of the optimizer.
 
-        A clamp in the forward pass would have no gradient outside of the range, and a parameter would stay there.
+        A clamp in the forward pass has no gradient outside of the range. A parameter that left the range would stay
+        outside.
         """
         self.probabilities.clamp_(0, 1)
         self.magnitudes.clamp_(0, 1)

@@ -37,9 +37,9 @@ def takes_uint16(images: Tensor, plan: Plan) -> bool:
 
 
 def run_uint16(images: Tensor, plan: Plan, extras: Extras, epilogue: Epilogue | None) -> Tensor:
-    """The same on uint16 [B, C, H, W] as float64 in [0, 1], in which a value that nothing changes comes back as it was.
+    """The same on uint16 [B, C, H, W], computed as float64 in [0, 1], which gives unchanged values back exactly.
 
-    The fill is in [0, 65535], and what follows its point is dropped.
+    The fill is in [0, 65535]; its fraction is dropped.
     """
     fill = tuple(int(value) / 65535 for value in extras.fill)
     after = through_stages(images.double() / 65535, plan.to("cpu"), extras._replace(fill=fill))
@@ -56,7 +56,7 @@ def through_stages(before: Tensor, plan: Plan, extras: Extras) -> Tensor:
         extras: interpolation and fill.
     """
     device, after = before.device, before
-    # The convolution in sharpness would otherwise lose up to a level to the 16 bits of an autocast region around us.
+    # In a caller's autocast region the convolution of sharpness would run in 16 bits, and lose up to a level.
     with torch.autocast(device.type, enabled=False):
         for stage, groups in enumerate(by_operation(plan)):
             if not groups:
@@ -65,8 +65,8 @@ def through_stages(before: Tensor, plan: Plan, extras: Extras) -> Tensor:
             for _, rows in groups:
                 untouched[rows] = False
             order = torch.from_numpy(np.concatenate([*(rows for _, rows in groups), untouched.nonzero()[0]]))
-            # The images of an operation one after the other, each group a slice: two copies of the batch a stage
-            # whatever the number of operations, nothing that waits for the device, nothing written in place.
+            # Sort the images by operation, so that each group is a slice. A stage then copies the batch twice, for any
+            # number of operations, never waits for the device, and writes nothing in place.
             after = after[_send(order, device)]
             parameters, centres = _send(plan.parameter[order, stage], device), _send(plan.centre[order, stage], device)
             partners = _send(plan.partner[order, stage], device)

@@ -41,7 +41,7 @@ def chosen(plan: Plan) -> NDArray[np.int64]:
 
 
 def by_operation(plan: Plan) -> list[list[tuple[Operation, NDArray[np.int64]]]]:
-    """For each stage of a plan on the CPU, the operations that happen, each with the rows [n] that it happens to."""
+    """For each stage of a plan on the CPU, the operations that are applied, each with the rows [n] of its images."""
     operations = list(OPERATIONS.values())
     schedule = []
     for column in chosen(plan).T:

@@ -127,8 +127,8 @@ def _added_up(offset: Tensor, step: Tensor, size: int) -> Tensor:
 def _bilinear(images: Tensor, matrix: Sequence[Tensor], extras: Extras, *, bounded: bool = True) -> Tensor:
     """Pillow's bilinear sampling without its truncation: clamped inside of the image, the fill outside.
 
-    The weights of four pixels add up to 1 but for rounding. If ``bounded``, that does not lead out of the range of the
-    image, for example to 1.0000001 from 1.
+    The weights of four pixels add up to 1 but for rounding. If ``bounded``, values stay within the range of the image:
+    white is 1, not 1.0000001.
     """
     height, width = images.shape[2:]
     a, b, c, d, e, f = _columns(matrix)

@@ -24,7 +24,7 @@ class Levels:
 
 @dataclass(frozen=True)
 class Histogram:
-    """A map of levels whose table follows from all values of the image, or of each of its channels."""
+    """A map of levels whose table depends on all values of the image, or of each channel."""
 
 
 @dataclass(frozen=True)

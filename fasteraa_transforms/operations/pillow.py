@@ -213,7 +213,7 @@ def invert(image: Image.Image, parameter: float, extras: Extras) -> Image.Image:
 @_keep_alpha
 def color(image: Image.Image, factor: float, extras: Extras) -> Image.Image:
     luma = image.convert("L")
-    # To merge takes half the time of a conversion of a large image, and twice that of a small one.
+    # A merge takes half the time of a conversion for a large image, and twice the time for a small one.
     grey = Image.merge("RGB", (luma, luma, luma)) if _is_large(image) else luma.convert(image.mode)
     result = Image.blend(grey, image, factor)
     result.info = image.info.copy()

@@ -1,13 +1,13 @@
 """The operations of Table 2, in one table.
 
-`OPERATIONS` maps a name to its row. A row holds everything that is said of an operation: its kind, the range of its
-physical parameter, the unit of that, and its three forms (Pillow, uint8, differentiable). An affine map or a map of
-levels needs a row and nothing else, since its forms follow from its kind.
+`OPERATIONS` maps a name to its row. A row describes an operation: its kind, the range and unit of its physical
+parameter, and its three forms (Pillow, uint8, differentiable). An affine map or a map of levels needs a row and nothing
+else, since its forms follow from its kind.
 
-Everything else looks the table up when it is called, so a row that is added later counts from then on.
+All other code looks into the table when it is called. So a row may be added at any time.
 
-The paper's table lists these 17 rows and its text says 16; it gives sharpness no magnitude, while AutoAugment, from
-which the list comes, does, and so does this table.
+The paper's table lists these 17 rows; its text says 16. It gives sharpness no magnitude. AutoAugment, the source of the
+list, does, and so does this table.
 """
 
 from collections.abc import Callable
@@ -37,9 +37,8 @@ class Operation:
     operation also takes ``-μ``, which goes as far to the other side of ``weakest``.
 
     Each form is a function ``(images, parameter, extras) -> images``, with an `Extras`, and does not change its input.
-    An operation of the kind `Affine` or `Levels` needs none: all three follow from the kind. The differentiable form
-    that follows from `Levels` has no slope, so that ``straight_through`` is True for an operation that has it and a
-    magnitude.
+    An operation of the kind `Affine` or `Levels` needs none: all three follow from the kind. The differentiable form of
+    `Levels` has no slope. So ``straight_through`` is True for an operation with this form and a magnitude.
 
     Attributes:
         name: the paper's name.

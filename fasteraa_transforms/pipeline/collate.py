@@ -26,14 +26,14 @@ class AugmentCollate:
     would hold a CUDA context of its own. With workers, `DeviceLoader` does the same outside of them. With
     ``device="cuda"``, DataLoader's own ``pin_memory`` has to stay False: it refuses batches that are on the GPU.
 
-    Samples may be nested (dicts, lists, tuples, named tuples), and the batch is nested as they are. Tensors, arrays and
-    numbers become one tensor, as `torch.utils.data.default_collate` makes it. What differs in shape from sample to
-    sample becomes a list with an entry for each sample, and so do bounding boxes always: labels, areas and masks of
-    objects, for example. `FasterAutoAugment` moves the boxes, masks and key points of such a list each with its image.
-    Unlike default_collate, tv_tensors and tuples stay what they are.
+    Samples may be nested (dicts, lists, tuples, named tuples); the batch is nested alike. Tensors, arrays and numbers
+    become one tensor, as in `torch.utils.data.default_collate`. Tensors that differ in shape between samples, such as
+    the masks of objects, become a list with an entry for each sample. Bounding boxes always do. `FasterAutoAugment`
+    moves the boxes, masks and key points of such a list each with its image. Unlike in default_collate, tv_tensors and
+    tuples keep their type.
 
-    Labels are tensors once collated, and a v2 transform takes the *first* plain tensor for the image, unless the batch
-    has a ``tv_tensors.Image``. So images come first, or are tv_tensors.
+    Collated labels are plain tensors. A v2 transform takes the *first* plain tensor for the image, unless the batch has
+    a ``tv_tensors.Image``. So images should come first, or be tv_tensors.
 
     Args:
         transform: takes and returns a batch: `FasterAutoAugment`, any v2 transform, any function.

@@ -2,12 +2,11 @@
 
 What is drawn decides which operations run, so the compiler has nothing to compile. As an operator the transform breaks
 no graph, and it runs the same code as outside of the compiler: draws and pixels are the same. An operator runs below
-autograd, where it cannot ask for gradients. So images that require gradients break the graph, like everything that the
-compiler does not look into, and run outside of it.
+autograd and cannot ask for gradients. So images that require gradients break the graph and run outside of it.
 
-An operator takes tensors and numbers but no transform, so a transform goes by a number. The number stands in a tensor,
-because the compiler keeps one piece of code for each string or number that it meets, up to a limit. It does not look at
-the values of a tensor. So all transforms share one piece of code, however many there are.
+An operator takes tensors and numbers but no transform, so a transform goes by a number. The number stands in a tensor.
+The compiler makes new code for each string or number that it meets, up to a limit, but does not look at the values of a
+tensor. So all transforms share one piece of code.
 """
 
 import itertools

@@ -32,8 +32,8 @@ def seed_in_worker(generator: torch.Generator, seeded_for: int | None) -> int | 
 def packed(generator: torch.Generator) -> tuple[str, bytes]:
     """Device and state of a generator, for pickle.
 
-    A generator can be pickled, but its state is a tensor. A tensor travels to a worker through shared memory, and where
-    workers are spawned that ends in "unable to resize file" (still so in PyTorch 2.15).
+    A generator can be pickled, but its state is a tensor, which travels to a worker through shared memory. With spawned
+    workers that fails with "unable to resize file" (still so in PyTorch 2.15).
     """
     return str(generator.device), generator.get_state().numpy().tobytes()
 

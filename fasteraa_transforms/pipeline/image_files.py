@@ -10,7 +10,7 @@ SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 """Pillow's modes of 16 bits, of either order of bytes."""
 
 _GAP = 4
-"""A JPEG is decoded at no less than this many times the size that is wanted, so that resizing still averages pixels."""
+"""A JPEG is decoded at no less than this many times the wanted size, so that resizing still averages pixels."""
 
 _ORIENTATION = 0x0112  # tag of EXIF
 _TURNS = {
@@ -37,11 +37,11 @@ def open_image(
     Args:
         file: path, or a binary file.
         at_least: (height, width) that the image is going to be resized to. A JPEG that is at least 8 times as large is
-            decoded at 1/2, 1/4 or 1/8 of its size, but never below 4 times what is wanted: that takes a fraction of the
-            time and the memory, and after resizing a level differs by less than 1 on average. Others are decoded whole.
+            decoded at 1/2, 1/4 or 1/8 of its size, but at no less than 4 times the wanted size. That saves time and
+            memory; after resizing, a level differs by less than 1 on average. Other images are decoded whole.
         upright: whether to turn the image as its EXIF orientation says.
-        beside: (height, width) of the image's mask, beside which it is turned only if it fits the mask so, and does
-            not as it is stored.
+        beside: (height, width) of the image's mask. The image is turned only if it fits the mask turned and does not
+            fit it as stored.
 
     Returns:
         A loaded image. 16 bits are scaled to 8: the upper byte of each level.

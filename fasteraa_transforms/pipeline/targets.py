@@ -79,7 +79,7 @@ def check(targets: Sequence[Any], images: Sequence[Any], count: int) -> None:
 
 
 def leading(image: Any) -> tuple[int, ...]:
-    """The dimensions of a batch of images, or of a batch of videos, whose frames share one draw."""
+    """The leading dimensions of a batch of images or videos. The frames of a video share one draw."""
     if isinstance(image, Image.Image):
         return ()
     return tuple(image.shape[: -4 if isinstance(image, tv_tensors.Video) else -3])
@@ -88,9 +88,9 @@ def leading(image: Any) -> tuple[int, ...]:
 def rows(sample: Any, count: int) -> list[int | None]:
     """Which image of a batch the targets of a sample belong to by their place in a list.
 
-    A list or tuple says so if it has an entry for each image, and a target but no image in every entry. Entries may be
-    nested: boxes, or a dict of boxes, masks and labels. A list of masks or key points that have the leading dimensions
-    of a batch themselves says nothing: each of them belongs to all images.
+    The place counts in a list or tuple that has an entry for each image, with a target but no image in every entry.
+    Entries may be nested: boxes, or a dict of boxes, masks and labels. The place does not count for masks or key points
+    that have the leading dimensions of the batch: each of them belongs to all images.
 
     Args:
         sample: a sample with a batch of images.

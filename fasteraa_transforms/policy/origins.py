@@ -11,7 +11,7 @@ from fasteraa_transforms.policy.policy import Policy
 
 
 class ShippedPolicy(str):
-    """The name of a policy of the package, which also says where the policy comes from and what it is worth.
+    """The name of a shipped policy. It also says where the policy comes from and what networks gain by it.
 
     Example:
         >>> next(name for name in list_policies() if name == "cifar10").searched_on

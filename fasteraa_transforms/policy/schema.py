@@ -1,7 +1,7 @@
 """What a policy file may hold. Its checks and the published JSON Schema come from the models of this module.
 
-The module needs pydantic, whose import takes longer than that of the rest of the package. So the package imports this
-module when the first policy is checked.
+The module needs pydantic, which takes longer to import than the rest of the package. So the package imports this module
+when the first policy is checked.
 
 ``python -m fasteraa_transforms.policy.schema`` writes the JSON Schema to docs/policy.schema.json, or to the path given.
 """

@@ -120,7 +120,7 @@ def load_task(
     Args:
         dataset: as for `search`.
         settings: of the search.
-        name: of the policy; if it is that of a known data set, that one's preparation is the default.
+        name: of the policy. The name of a known data set also sets the default preparation.
         source: how the data set was opened.
         world: the processes of the search; this one alone if None.
         kept: the preparation that the folder of a run keeps, where the run goes on; images get the size that it has.

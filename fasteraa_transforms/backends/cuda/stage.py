@@ -1,7 +1,7 @@
 """`Stage`: what happens to one image in one stage, and what that does to a pixel.
 
-Two stages of a plan make one pass. A pixel of the second stage asks the first for its value at the place that it needs,
-so nothing is written between the two. `after` is that recursion.
+Two stages of a plan make one pass. A pixel of the second stage computes the pixel of the first stage that it needs, so
+nothing is written between the two. `after` is that recursion.
 
 All arithmetic is that of `fasteraa_transforms.operations.uint8`, the twin of this module: integers, 16.16 fixed point,
 and float32 or float64 where Pillow has them.

@@ -1,4 +1,4 @@
-"""Histograms of the pixels that a stage finds, and the tables of 256 levels that are made of them."""
+"""Histograms of the input of a stage, and the tables of 256 levels that follow from them."""
 
 import triton
 import triton.language as tl

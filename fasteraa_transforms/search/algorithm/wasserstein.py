@@ -50,8 +50,8 @@ class Wasserstein:
 
         Returns:
             What the step measured, scalars on the device of ``images``; nothing waits for them. Accuracies are of the
-            classifier, before its step. The gradient penalty is what it counts in this step: as many times as
-            ``penalty_every`` says, and 0 where it is left out, so that the mean over steps is that of the penalty.
+            classifier, before its step. The gradient penalty is multiplied by ``penalty_every``, and 0 in steps without
+            it, so that its mean over steps is right.
         """
         tools, critic, guard, epsilon = self.tools, state.critic, state.guard, self.classification_weight
         halves = tools.halves(state, images, labels)
@@ -84,7 +84,7 @@ class Wasserstein:
         scores, logits = scores[half:].float(), logits.float()
         class_loss_augmented = class_loss(logits, halves.augmented_targets)
         policy_loss = -scores.mean() + epsilon * class_loss_augmented
-        # What a critic of slope 1 changes by, at most, where the displacement is spread evenly over the image.
+        # The largest change of a critic of slope 1 per unit of displacement, if that is spread evenly over the image.
         unit = images[0].numel() ** 0.5 / tools.std.mean()
         policy_loss = tools.step_policy(state, policy_loss, halves.displacement, unit=unit)
 

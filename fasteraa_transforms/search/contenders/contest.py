@@ -112,8 +112,8 @@ def contest(
         data: the images, on the device to train on.
         crop: the preprocessing; its size is what the networks see.
         rules: how the contest is run.
-        notes: what is there of an earlier run, and where new results go.
-        more: makes further contenders, given what the guards saw and what trains networks: the adversarial search, say.
+        notes: results of an earlier start of the run, and functions that keep new ones.
+        more: makes further contenders, such as the adversarial search, from the curves of the guards and the trainings.
     """
     began = time.perf_counter()
     first = gather(rules.kinds, Material(rules.allowed))

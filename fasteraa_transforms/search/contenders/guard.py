@@ -1,7 +1,8 @@
-"""The guard: what each operation at each magnitude does to images, and to the classes that a network sees in them.
+"""The guard: what each operation, at each magnitude, does to images and to a network's accuracy on them.
 
-A network that was trained on some of the images meets the others, augmented by one operation at one magnitude. What it
-still gets right is not broken; what an operation hardly changes is not worth a stage.
+A network that was trained on some of the images meets the others, augmented by one operation at one magnitude. An
+operation that leaves the accuracy high does not break the classes. An operation that hardly changes images is not worth
+a stage.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Images in folders: what is taken for data, what is left out, which folder is the training split."""
+"""Images in folders: which files are data, which are left out, and which folder is the training split."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ from fasteraa_transforms.search.runtime.output import in_a_line
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "val", "valid", "validation")
-"""What folders of splits are called, in whatever case; of several test splits the first of these is taken."""
+"""Names of the folders of splits, in any case. Of several test splits, the first one in this order is taken."""
 
 _OF_SYSTEMS = ("__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found")
 _RUN_FILES = ("checkpoint.pt", "metrics.jsonl", "rows.jsonl", "policy.json", "checkpoints")
@@ -25,7 +25,7 @@ class ImageFiles:
 
     Attributes:
         samples: for each sample the image's path, and what goes with it.
-        notes: what was left out, or taken in place of the whole, in lines of text.
+        notes: lines of text on files that were left out, and on a split that was taken in place of the whole folder.
     """
 
     samples: list[tuple[str, Any]]
@@ -45,9 +45,8 @@ class ImageFiles:
 class ClassFolder(ImageFiles):
     """A folder with one folder of images a class; samples (RGB image, class), as torchvision's ImageFolder has.
 
-    Images are turned upright, as their EXIF orientation says, which torchvision does not do. Folders within those of
-    the classes are looked into as well. Hidden files and folders, those that systems add, and those of runs are left
-    out.
+    Images are turned upright, as their EXIF orientation says, which torchvision does not do. Folders inside of a class
+    are searched as well. Hidden files and folders, files that operating systems add, and folders of runs are left out.
 
     Args:
         root: the folder.

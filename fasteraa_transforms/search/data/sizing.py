@@ -1,7 +1,7 @@
-"""The size that images are held at where nobody gives one: images of several sizes need one, large ones a smaller one.
+"""The size that images are resized to by default: if they have several sizes, or are large.
 
-Images of one size are left as they are, unless they are large. All others are resized to a square of 64 pixels a side;
-of 32 where the shorter sides of most of them are below 64 pixels, which nothing is gained by enlarging.
+Images of one size are left as they are, unless they are large. All others are resized to a square of 64 × 64 pixels. If
+most of them have a side below 64 pixels, the square has 32 × 32, since enlarging gains nothing.
 
 The time of a training step grows with the area. On one thread of a CPU a resnet9-16 is trained on 147 images a second
 at 32×32, 33 at 64×64, 17 at 96×96 and 2 at 224×224, as measured. A race trains some twenty networks in ten minutes: at
@@ -16,7 +16,7 @@ Extent = tuple[int, int]
 """(height, width) in pixels."""
 
 Size = Extent | Literal["auto"] | None
-"""What images are resized to; "auto": what `fitting_size` says; None: nothing, they keep their size."""
+"""Size that images are resized to. "auto": as `fitting_size` says. None: they keep their size."""
 
 SIDES = (32, 64)
 """Sides of the squares that images are resized to, for small and for large images."""

@@ -32,10 +32,10 @@ class Drawn(NamedTuple):
     """The drawn samples.
 
     Attributes:
-        samples: called with the (height, width) that files may be decoded at, as for `open_image`: name and sample, or
-            in place of one that cannot be read the exception, in the drawn order.
-        extents: called without anything: the (height, width) of the images, or None of those whose size is not known,
-            in the drawn order; nothing is decoded that is a file.
+        samples: called with the (height, width) that files may be decoded at, as for `open_image`. Gives names and
+            samples in the drawn order; an unreadable sample is replaced by its exception.
+        extents: called without arguments. Gives the (height, width) of each image in the drawn order, or None where it
+            is not known. Decodes no file.
         surveyed: how many images ``extents`` tells of.
         wanted: how many samples to take.
         available: how many there are to draw from.

@@ -44,12 +44,12 @@ class TrainingSettings:
     epochs: int = field(default=200, metadata=POSITIVE)
     """Passes over the training images."""
     batch_size: int = field(default=128, metadata=POSITIVE)
-    """Images a step; the last images of an epoch that fill no batch are left out, others each time."""
+    """Images a step. An epoch leaves out the last images if they fill no batch; each epoch leaves out others."""
     learning_rate: float | None = field(default=None, metadata=POSITIVE)
     """At its peak; none: as in Fast AutoAugment's repository, 0.05 for ResNet-50, 0.1 for WideResNet and all others,
     whatever the size of the batch."""
     weight_decay: float | None = field(default=None, metadata=NOT_NEGATIVE)
-    """None: as there, 2e-4 for WideResNet-40-2, 1e-4 for ResNet-50, 5e-4 for all others."""
+    """None: as in that repository, 2e-4 for WideResNet-40-2, 1e-4 for ResNet-50, 5e-4 for all others."""
     warmup: float = field(default=0.025, metadata=FRACTION)
     """Share of the steps in which the learning rate rises."""
     gradient_clip: float = field(default=5.0, metadata=NOT_NEGATIVE)
@@ -61,8 +61,8 @@ class TrainingSettings:
     train_images: int | None = field(default=None, metadata=POSITIVE)
     """Train on a random subset of this size; none: all, or half of the images where there is no test split."""
     split_seed: int | None = field(default=0, metadata=SEED)
-    """Of that subset: the images that a search with this seed and as many images works on; none: that of each
-    training."""
+    """Seed of the subset, see train_images. A search with the same seed and number of images works on the same subset.
+    None: the seed of each training, so that each has its own subset."""
     image_size: int | Literal["own"] | None = field(default=None, metadata=SIDE)
     """Side in pixels that images are resized and cropped to; own: none, they keep their size. None: 32 for digits, 224
     for ImageNet; images of one's own, of several sizes or of more than 96×96 pixels, 64, or 32 where most are smaller

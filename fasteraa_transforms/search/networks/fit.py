@@ -1,8 +1,8 @@
-"""How every network is trained that judges augmentations: one loop, for the race, the guard and the evaluation.
+"""The one loop that trains networks which judge augmentations: for the race, the guard and the evaluation.
 
-The draws of an epoch depend on the seed and on the number of the epoch alone. So a training that was cut off goes on
-with weights and optimizer, and the order, crops and first weights are the same for every augmentation: their
-differences are paired.
+The draws of an epoch depend on the seed and on the number of the epoch alone. So an interrupted training needs only its
+weights and optimizer to go on. And every augmentation gets the same order, crops and first weights, so that differences
+are paired.
 """
 
 import math

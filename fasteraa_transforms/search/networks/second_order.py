@@ -1,8 +1,9 @@
 """Convolution and batch norm whose second derivatives are written out, for the gradient penalty.
 
-PyTorch differentiates the backward pass of a convolution by a convolution over the batch as channels, and that of
-batch norm operation by operation; both are several times slower than the closed formulas, most of all in
-channels-last. `speed_up` gives the layers of any network these formulas. Values are those of PyTorch up to rounding.
+PyTorch differentiates the backward pass of a convolution by a convolution that takes the batch for channels. It
+differentiates the backward pass of batch norm operation by operation. Both are several times slower than closed
+formulas, most of all in channels-last. `speed_up` gives the layers of any network these formulas. Values are those of
+PyTorch up to rounding.
 """
 
 from collections.abc import Iterator

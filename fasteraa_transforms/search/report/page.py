@@ -1,4 +1,4 @@
-"""The report of a search: what was kept and why, what was tried, what each operation does, the policy in pictures."""
+"""The report of a search: the verdict, the contenders, the effect of each operation, the policy in pictures."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape

@@ -37,7 +37,7 @@ class Ranks(Protocol):
 def read_settings(path: Path) -> Settings:
     """The settings in a file such as the `settings.json` of a run.
 
-    Of a run of an earlier version, settings that no longer exist are left out, and so is the strength 0.
+    A run of an earlier version may have settings that no longer exist, or the strength 0. Both are left out.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -48,7 +48,7 @@ def read_settings(path: Path) -> Settings:
         fields = {name: value for name, value in about["settings"].items() if name not in _RETIRED}
         if isinstance(strengths := fields.setdefault("strengths", ()), list):
             fields["strengths"] = [each for each in strengths if each != 0]
-        # A run of before the strength could be held has the paper's value of what it does not name.
+        # An old run lacks newer settings. It ran with the paper's values of these.
         return Settings.paper(**fields)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedFile(f"{path} does not hold the settings of a search ({files.one_line(error)})") from error
@@ -199,7 +199,7 @@ class RunFolder:
             FileExistsError: as of `check_free`, if not ``resume``.
             FileNotFoundError: no checkpoint, if ``resume``.
             DamagedFile: as of `about`, if ``resume``.
-            ValueError: the run in the folder has other settings, or is one that this version cannot go on with.
+            ValueError: the run in the folder has other settings, or this version cannot continue it.
         """
         if not resume:
             self.check_free()
@@ -312,7 +312,7 @@ class RunFolder:
 
 
 def _chose_by_small_networks(fields: Mapping[str, Any]) -> bool:
-    """Whether a run of an earlier version, of these settings, ended with a choice that no longer exists."""
+    """Whether a run of an earlier version with these settings chose its policy in a way that no longer exists."""
     several = bool(fields.get("uniform")) or len(fields.get("strengths", ())) > 1
     return "validation_steps" in fields and several and not fields.get("contenders")
 

@@ -83,11 +83,11 @@ class GraphedStep(Generic[T]):
     """A step that is captured once and then replayed; each call is one whole step, the first ones as well.
 
     Args:
-        step: what to do with a batch. What it changes should stay where it is in memory, and what it reads and can
-            change should be tensors; its Python runs for the last time in the capture.
+        step: what to do with a batch. It should change tensors in place, and read every value that may change from a
+            tensor. Its Python runs for the last time in the capture.
         capture: how to capture it.
-        warm_up: calls that run the step as it is, before the capture: the first steps of an optimizer and of a library
-            set up what stays.
+        warm_up: calls that run the step plainly, before the capture. In their first steps, optimizers and libraries
+            allocate memory that they keep.
         variant: which of several kinds of step comes next; each has its warm-up and its graph. None: all are alike.
         required: whether a step that cannot be captured is an error; else a warning says why, and it runs as it is.
 

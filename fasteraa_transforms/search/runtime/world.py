@@ -218,8 +218,8 @@ class World:
                     os._exit(128 + signal.SIGTERM)
             os.close(read)
 
-        # Not by a handler in Python: it has to wait for the main thread, and that may be waiting for a device whose
-        # collectives wait for the lost rank.
+        # A handler in Python would run in the main thread. That thread may wait for a device whose collectives wait for
+        # the lost rank.
         wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         handler = signal.signal(signal.SIGTERM, lambda *_: None)
         threading.Thread(target=watch, daemon=True).start()
