@@ -18,6 +18,7 @@ from fasteraa_transforms.policy import Policy
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.data.masks import IGNORED
+from fasteraa_transforms.search.networks.fit import judged_at_once
 
 LOOKED_AT = (0.1, 0.25, 0.4, 0.6, 0.8, 1.0)
 """Magnitudes at which every operation is looked at."""
@@ -170,10 +171,10 @@ def measure_curves(
         operations: names in `OPERATIONS`.
         seed: of directions, cutout's centres and partners.
     """
-    fill = {tv_tensors.Mask: IGNORED, "others": 0}
+    fill, at_once = {tv_tensors.Mask: IGNORED, "others": 0}, judged_at_once(data, crop)
 
     def right(images: Tensor, labels: Tensor) -> float:
-        shown = [network(normalise(part)) for part in crop.centre(images).split(512)]  # type: ignore[operator]
+        shown = [network(normalise(part)) for part in crop.centre(images).split(at_once)]  # type: ignore[operator]
         answers = torch.cat([part.argmax(1) for part in shown])
         labels = crop.centre(labels) if labels.ndim == 3 else labels
         kept = labels != (IGNORED if labels.ndim == 3 else -1)
@@ -195,7 +196,8 @@ def measure_curves(
                 labels = labels.as_subclass(Tensor)
             else:
                 images = augment(data.images)
-            moved = (images.float() - data.images.float()).abs().mean().item() / 255
+            pairs = zip(images.split(at_once), data.images.split(at_once), strict=True)
+            moved = sum((a.short() - b.short()).abs().sum().item() for a, b in pairs) / images.numel() / 255
             row.append(Point(value, right(images, labels), moved))
         points[name] = tuple(row)
     return Curves(clean, points, len(data))

@@ -16,7 +16,7 @@ from fasteraa_transforms.search.contenders.guard import measure_curves
 from fasteraa_transforms.search.data.crop import Crop
 from fasteraa_transforms.search.data.images import ImageSet
 from fasteraa_transforms.search.data.masks import IGNORED
-from fasteraa_transforms.search.networks.fit import Fit, Recipe, fit
+from fasteraa_transforms.search.networks.fit import Fit, Recipe, fit, judged_at_once
 from fasteraa_transforms.search.networks.table import make_network, make_pixel_network
 
 TEMPERATURES = tuple(2 ** (i / 2) for i in range(-2, 9))
@@ -105,8 +105,9 @@ def run_trial(
             seed=1000 * arena.seed + replicate,
         )
         means = fit(training)
-    unseen = arena.data.subset(held)
-    wrong, losses = judge(training, unseen)
+    # A part at a time: all at once would be copies of most of the images.
+    judged = [judge(training, arena.data.subset(part)) for part in held.split(judged_at_once(data, arena.crop))]
+    wrong, losses = (torch.cat(parts) for parts in zip(*judged, strict=True))
     loss, temperature = at_best_temperature(losses)
     row: dict[str, Any] = {
         "contender": contender,
@@ -124,7 +125,7 @@ def run_trial(
         "seconds": time.perf_counter() - began,
     }
     if curves_of := tuple(curves_of):
-        few = unseen.subset(torch.arange(min(len(unseen), 400)))
+        few = arena.data.subset(held[:400])
         curves = measure_curves(
             training.network, few, crop=arena.crop, normalise=training.normalise, operations=curves_of
         )
@@ -139,7 +140,7 @@ def judge(training: Fit, data: ImageSet) -> tuple[Tensor, Tensor]:
     network: nn.Module = training.network
     network.eval()
     wrong, losses = [], []
-    size = 32 if data.has_masks else 256
+    size = judged_at_once(data, training.crop)
     for images, labels in zip(data.images.split(size), data.labels.split(size), strict=True):
         logits = training.logits(training.crop.centre(images))
         if not data.has_masks:

@@ -28,6 +28,7 @@ from fasteraa_transforms.search.networks.table import find_network
 Augment = Callable[..., Any]
 """uint8 [B, C, H, W] -> the same; of masks (uint8 [B, C, H, W], tv_tensors.Mask [B, H, W]) -> both."""
 
+_JUDGED_PIXELS = 2**18  # 64 images of 64×64: in the first layers of a network they take some 20 MB a layer
 _AHEAD = 2**21  # values that are augmented at once: for small images much faster than batch by batch
 
 
@@ -112,6 +113,20 @@ def cutout(images: Tensor, side: int, *, generator: torch.Generator | None = Non
         position = torch.arange(extent, device=images.device)
         inside.append((position >= start) & (position < start + side))  # [B, extent]
     return images.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0)
+
+
+def judged_at_once(data: ImageSet, crop: Crop) -> int:
+    """How many images a network judges at once: fewer on a CPU where they are large, which costs no time there.
+
+    Example:
+        >>> data = ImageSet(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), 2)
+        >>> judged_at_once(data, Crop((64, 64))), judged_at_once(data, Crop((32, 32)))
+        (64, 256)
+    """
+    if data.has_masks:
+        return 32
+    height, width = crop.size
+    return 256 if data.images.is_cuda else max(8, min(256, _JUDGED_PIXELS // (height * width)))
 
 
 class Fit:
@@ -244,7 +259,7 @@ class Fit:
         """
         self.network.eval()
         totals = torch.zeros(3, dtype=torch.float64, device=data.images.device)
-        at_once = 32 if data.has_masks else 256
+        at_once = judged_at_once(data, self.crop)
         for images, labels in zip(data.images.split(at_once), data.labels.split(at_once), strict=True):
             logits = self.logits(self.crop.centre(images))
             if data.has_masks:

@@ -2,6 +2,7 @@
 
 import base64
 import math
+import random
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -128,6 +129,19 @@ def test_race_that_was_cut_off_ends_as_one_that_was_not() -> None:
         again, pool = _trainings(LOSSES, whole.rows[:kept])
         assert race(again, contenders, most=11, replicates=8) == expected
         assert len(pool.calls) == len(whole.rows) - kept
+
+
+def test_the_order_in_which_workers_finish_changes_nothing() -> None:
+    losses = dict.fromkeys(("none", "uniform", "geometry"), 1.0) | {"colour": 1.001}
+    contenders = [Contender(name, None, "") for name in losses]
+    whole, _ = _trainings(losses)
+    expected = race(whole, contenders, most=11, replicates=8)
+    for seed in range(10):
+        rows = random.Random(seed).sample(whole.rows, len(whole.rows))
+        again, pool = _trainings(losses, rows)
+        assert race(again, contenders, most=11, replicates=8) == expected
+        assert not pool.calls
+        assert again.of(["colour", "none"]) == whole.of(["colour", "none"])
 
 
 def test_a_round_takes_at_most_half_of_what_is_left_for_the_best() -> None:

@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from fasteraa_transforms import OPERATIONS, FasterAutoAugment, Policy
 from fasteraa_transforms.search import Digits, SearchInterrupted, Settings, run, search
 from fasteraa_transforms.search.__main__ import main
+from fasteraa_transforms.search.algorithm import loop
 from fasteraa_transforms.search.contenders import adversarial, contest, hold
 from fasteraa_transforms.search.evaluation.affinity import AffinityDiversity
 from fasteraa_transforms.search.operations import main as look
@@ -258,6 +259,22 @@ def test_the_adversarial_search_races_at_its_strengths(tmp_path: Path) -> None:
         share = Policy.load(tmp_path / f"{name}.json").effective_share()
         assert share["flip"] == share["invert"] == 0
         assert sum(share.values()) > 0
+
+
+def test_an_adversarial_search_that_was_killed_before_its_first_checkpoint_has_one_first_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dataclasses.replace(
+        TINY, contenders=("none", "adversarial"), trainings=2, epochs=1, classifier_epochs=1, batch_size=32, stages=1
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_save", _interrupt)
+        with pytest.raises(SearchInterrupted):
+            search(Digits(), settings, out=tmp_path, name="digits", progress=False)
+    assert [row["epoch"] for row in read_rows(tmp_path / "metrics.jsonl")] == [0]
+    search(Digits(), settings, out=tmp_path, name="digits", progress=False, resume=True)
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    assert [row["epoch"] for row in rows if row["kind"] == "epoch"] == [0, 1]
 
 
 def test_the_adversarial_search_begins_from_the_calibrated_policy(
