@@ -265,7 +265,7 @@ def test_an_adversarial_search_that_was_killed_before_its_first_checkpoint_has_o
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = dataclasses.replace(
-        TINY, contenders=("none", "adversarial"), trainings=2, epochs=1, classifier_epochs=1, batch_size=32, stages=1
+        TINY, contenders=("none", "adversarial"), epochs=1, strengths=(1.0,), classifier_epochs=1, batch_size=32
     )
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_save", _interrupt)
