@@ -284,6 +284,8 @@ def test_of_many_sub_policies_some_are_in_pictures_and_all_in_the_table() -> Non
     assert "25 of 30 sub-policies" in text
     assert len(page.all("img")) == 25 * 4  # there is one image to show
     assert len(page.tables()[1]) == 1 + 30
+    alone, _ = make_page(Policy([[[flip]]]), pixels(1, 3, 8, 8))
+    assert "The policy has one sub-policy. A dash" in alone
 
 
 # --- the race and the operations --------------------------------------------------------------------------------------

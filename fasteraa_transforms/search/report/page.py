@@ -130,7 +130,7 @@ def operation_sections(curves: Curves, tolerance: float = 0.1) -> list[str]:
                 (name, curves.words(name, tolerance), _accuracies(points), f"{max(p.displacement for p in points):.3f}")
                 for name, points in curves.points.items()
             ),
-            numbers=(3,),
+            numbers=(2, 3),
         ),
     ]
 
@@ -179,10 +179,9 @@ def _pictures(policy: Policy, images: Tensor) -> Iterable[str]:
     yield f'<div class="bars">{share_bars(policy.effective_share())}</div>'
     yield dim("How often a stage applies each operation: chosen × probability, mean over all stages.")
     yield "<h2>The policy in pictures</h2>"
-    yield dim(
-        f"{shown} of {len(policy)} sub-policies. Each image draws one of them, with equal chance. A dash: the stage "
-        "left the image as it was."
-    )
+    several = f"{shown} of {len(policy)} sub-policies. Each image draws one of all, with equal chance."
+    told = several if len(policy) > 1 else "The policy has one sub-policy."
+    yield dim(f"{told} A dash: the stage left the image as it was.")
     generator = torch.Generator().manual_seed(0)
     originals = images[:_ORIGINALS]
     for i, sub_policy in enumerate(policy.sub_policies[:shown]):
