@@ -17,12 +17,12 @@ from fasteraa_transforms.plan import Plan
 
 Pixels = NDArray[np.uint8]  # [N, C, H, W]
 
-# The uint8 forms take so many values at a time, or one image if it has more. Taking more is no faster, and their wider
-# intermediates stay within a few MiB (with large images, within those of one image) whatever the batch.
+# The uint8 forms compute this many values at a time, or one image if it has more. More values at a time are no faster.
+# So wider intermediates stay within a few MiB for any batch, or within those of one large image.
 _CHUNK = 2**16
 
-# Values of an image from which threads are taken. Two of them took 0.67 of the time of one at 3 × 512 × 512, but 1.05
-# of it at 3 × 224 × 224 (docs/benchmarks.md); the bound between the two is a round number.
+# Images with at least this many values are shared among threads. Two threads took 0.67 of the time of one at 3 × 512 ×
+# 512, but 1.05 of it at 3 × 224 × 224 (docs/benchmarks.md). The bound is a round number between the two.
 _THREADED = 2**19
 
 

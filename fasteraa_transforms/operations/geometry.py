@@ -6,7 +6,7 @@ A map says where the pixel (x, y) of the output comes from:
     y_in = d x + e y + f
 
 This is how Pillow defines ``Image.transform`` with ``Transform.AFFINE``. `Affine` holds a, b, d and e as functions of
-an operation's physical parameter, and says what c and f are.
+an operation's physical parameter. c and f follow from the point that stays in its place.
 """
 
 import functools
@@ -49,7 +49,7 @@ class Term:
 
     @property
     def constant(self) -> bool:
-        """Whether p makes no difference."""
+        """Whether the term does not depend on p."""
         return not (self.parameter or self.turns)
 
     def value(self, parameter: float, cos: float = 0.0, sin: float = 0.0) -> float:

@@ -1,4 +1,4 @@
-"""Which pixel of an image each pixel of its transformed image comes from, as Pillow's nearest sampling chooses it."""
+"""For each pixel of a transformed image, the source pixel that Pillow's nearest sampling chooses."""
 
 import itertools
 import math

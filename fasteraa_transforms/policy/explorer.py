@@ -1,4 +1,4 @@
-"""A page to explore a policy on one's own photos: what it applies how often, and what that looks like.
+"""A page to explore a policy on one's own photos: how often it applies each operation, and how photos look after it.
 
 The page is one file. It holds all it shows, loads nothing, and works by touch and by keyboard.
 """
@@ -44,8 +44,8 @@ def explorer_page(
 ) -> str:
     """A page of HTML on which a policy can be explored.
 
-    It shows the share of each operation as bars, each operation at each magnitude by a slider, and what each
-    sub-policy makes of the photos.
+    It shows the share of each operation as bars. A slider shows each operation at each magnitude. Each sub-policy is
+    shown on the photos.
 
     Args:
         policy: the policy.

@@ -1,7 +1,7 @@
-"""JSON text that is looked through before anything is made of it.
+"""JSON text that is checked before Python objects are made of it.
 
-A parser makes an object of every value, and 16 MiB hold millions of values. So a file from a stranger is looked through
-first: `JsonText` finds where values begin and end, with regular expressions, and makes nothing of them.
+A parser makes an object of every value, and 16 MiB hold millions of values. So a file from a stranger is checked first.
+`JsonText` finds where values begin and end, with regular expressions, and makes no objects.
 """
 
 import re
@@ -28,7 +28,7 @@ _MEMBER = rb"%b%b:%b%b%b" % (_STRING, _SPACE, _SPACE, _SCALAR, _SPACE)
 _BLANK = re.compile(_SPACE)
 _NAME = re.compile(_STRING + _SPACE)
 _KEY = re.compile(rb"(%b)%b:%b" % (_STRING, _SPACE, _SPACE))
-# Members of an object, as many as there are until one holds a list or an object.
+# Members of an object, up to the first one that holds a list or an object.
 _MEMBERS = rb"%b(?:,%b%b)*+" % (_MEMBER, _SPACE, _MEMBER)
 # A value that holds no other list or object, such as a candidate; and the space behind it.
 _FLAT = rb"(?:%b|\[%b\]|\{%b(?:%b)?+\})%b" % (_SCALAR, _SPACE, _SPACE, _MEMBERS, _SPACE)

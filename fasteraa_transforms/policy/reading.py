@@ -1,8 +1,8 @@
 """Reading the text of a policy file without spending memory on a file that is refused.
 
-The models of `schema` decide what a policy is. But they make an object of every value before they look at the first
-one, and an error of everything wrong. So `read` first looks through the text, candidate by candidate, and keeps none.
-Refusing then costs little more than the text itself, and the models get a text that they accept.
+The models of `schema` decide what a policy is. But they make an object of every value before they check the first one,
+and an error object of every mistake. So `read` first checks the text candidate by candidate, and keeps none of them.
+Refusing a file then costs little more memory than its text. The models only get a text that they accept.
 """
 
 import math
@@ -91,9 +91,9 @@ _Extent = tuple[int, int]  # where a value begins and ends
 
 
 def _fields(text: JsonText) -> tuple[dict[str, _Extent], dict[bytes, _Extent], int]:
-    """The known fields of the document, some of the unknown ones by their key as it is written, and the rest's number.
+    """The known fields of the document, the first unknown ones by their raw key, and the number of other unknown ones.
 
-    Of a key that occurs twice the last value counts, as with every parser of JSON in Python.
+    If a key occurs twice, its last value counts, as for Python's parsers of JSON.
     """
     known: dict[str, _Extent] = {}
     unknown: dict[bytes, _Extent] = {}

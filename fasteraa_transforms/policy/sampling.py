@@ -1,4 +1,4 @@
-"""How a policy draws: its tables of candidates, and what random numbers choose from them."""
+"""How a policy draws: its tables of candidates, and the choice among them by random numbers."""
 
 import math
 import threading
@@ -20,7 +20,7 @@ from fasteraa_transforms.policy.text import SubPolicies
 if TYPE_CHECKING:  # it needs pydantic
     from fasteraa_transforms.policy.schema import Candidate
 
-# Padded tables are the faster ones. They are taken as long as they are few times as large as the policy.
+# Padded tables are faster. They are used unless they are several times as large as the policy.
 _PADDED_WIDTH = 64  # candidates of the widest stage; a batch compares as many numbers for each image and stage
 _PADDED_SHARE = 4  # padded rows for each candidate
 _PADDED_ROWS = 2**12  # padded rows that any policy may have

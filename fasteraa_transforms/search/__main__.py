@@ -112,9 +112,9 @@ class Command:
     out: Path | None = None
     """Folder of the run; none: runs/ and the name."""
     resume: Path | None = None
-    """Continue the run in this folder, with its own dataset and settings. Of the other arguments are used:
-    affinity-diversity, the places of data that moved, and names of code, such as module:callable, which the run
-    executes only if they are given again."""
+    """Continue the run in this folder, with its own dataset and settings. Other arguments that count:
+    affinity-diversity; the new place of data that moved; and names of code, such as module:callable, which run only if
+    they are given again."""
     data_dir: Path = Path("data")
     """Where torchvision's datasets are, or are downloaded to."""
     download: bool = False

@@ -43,10 +43,10 @@ class Settings:
     """What is tried: names of `search.contenders.table`, adversarial (the paper's search), policy files, policy=NAME of
     a shipped one, or module:callable. None given, as in the paper: the adversarial search alone, without a race."""
     start: Literal["random", "calibrated"] = "random"
-    """What the adversarial search begins from, where it is a contender: calibrated is the policy that a classifier
-    loses least by."""
+    """Start of the adversarial search. calibrated: the calibrated policy of the largest tolerance. random: as in the
+    paper."""
     minutes: float | None = field(default=None, metadata=POSITIVE)
-    """What the search may take; none: 10 on a CPU, 5 on a GPU. The adversarial search is not counted in."""
+    """Minutes of the search; none: 10 on a CPU, 5 on a GPU. The adversarial search comes on top."""
     operations: tuple[str, ...] = ()
     """The only operations to use; none given: all 17."""
     exclude: tuple[str, ...] = ()
@@ -100,14 +100,14 @@ class Settings:
     channels; none: small for digits, else by the size of the images: small up to 16 pixels, wrn40_2 up to 64, else
     resnet50."""
     classifier_epochs: int = field(default=20, metadata=NOT_NEGATIVE)
-    """Passes over the subset that train the classifier alone, before the search, so that it can guard the classes; the
-    paper: 0."""
+    """Passes over the subset that train the classifier alone, before the search. A trained classifier guards the
+    classes. The paper: 0."""
     strengths: tuple[float, ...] = field(default=(1.0, 0.5, 0.25), metadata=STRENGTH)
     """Strengths to hold the adversarial search at, one after another, as fractions of that of its start. Each gives a
     policy. In a race each of them is a contender; without contenders the policy of the first strength is kept. None
     given, as in the paper: nothing holds the strength."""
     multiplier_rate: float = field(default=0.05, metadata=POSITIVE)
-    """How fast the multiplier of the strength rises, a step, where there is none at all."""
+    """How fast the multiplier of the strength rises: its change in a step where the policy has no strength at all."""
     policy_learning_rate: float = field(default=2e-2, metadata=POSITIVE)
     """Adam's, for weights, probabilities and magnitudes; the paper: 1e-3."""
     critic_learning_rate: float = field(default=1e-3, metadata=POSITIVE)
@@ -119,19 +119,19 @@ class Settings:
     gradient_penalty_weight: float = field(default=10.0, metadata=NOT_NEGATIVE)
     """Weight of the gradient penalty."""
     penalty_every: int = field(default=1, metadata=POSITIVE)
-    """Steps from one gradient penalty to the next, which then counts as many times; a step without it is cheaper. 1, as
-    in the paper: each step has it."""
+    """Steps from one gradient penalty to the next; the penalty is multiplied by this number. Steps without it are
+    cheaper. The paper: 1, a penalty in each step."""
     guard: Literal["shared", "own"] = "shared"
-    """Where the class loss of augmented images comes from; shared, as in the paper: the critic's class head, which goes
-    on learning; own: a classifier of its own, which learns the classes first and then stays as it is."""
+    """Network of the class loss on augmented images. shared, as in the paper: the critic's class head, which goes on
+    learning. own: a classifier of its own, which learns the classes first and then stays fixed."""
     temperature: float = field(default=0.05, metadata=POSITIVE)
     """λ, of the relaxed Bernoulli gates."""
     selection_temperature: float = field(default=1.0, metadata=POSITIVE)
     """η, of the softmax over operations; the paper: 0.05. At 1 a stage starts with all operations nearly alike, and the
     search tilts the balance; at 0.05 it soon picks one operation."""
     sample_selection: bool | None = None
-    """Whether each image draws one operation a stage, by a relaxed categorical variable of temperature λ, in place of
-    the sum of all; none: for masks. The paper: no."""
+    """Whether each image draws one operation a stage (a relaxed categorical variable of temperature λ), in place of the
+    sum of all operations; none: only for masks. The paper: no."""
     chunk_size: int = field(default=1, metadata=POSITIVE)
     """Consecutive images that share a sub-policy. 1: each image draws its own; the paper: 8 (16 for ImageNet)."""
     prune: float = field(default=0.01, metadata=FRACTION)
@@ -141,8 +141,8 @@ class Settings:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the critic; auto: bfloat16 for wrn40_2 and resnet50 where the hardware computes in it, else float32."""
     graphs: Literal["auto", "on", "off"] = "auto"
-    """Whether steps are captured as CUDA graphs; auto: on a GPU, and where the critic cannot be captured a warning says
-    why, and steps run as they are; on: that is an error."""
+    """Whether steps are captured as CUDA graphs. auto: on a GPU; if the critic cannot be captured, a warning says why,
+    and steps run plainly. on: a critic that cannot be captured is an error."""
 
     def __post_init__(self) -> None:
         check_fields(self)

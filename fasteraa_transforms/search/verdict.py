@@ -1,4 +1,4 @@
-"""What a contest says in plain words: what to keep, and how sure that is."""
+"""The verdict of a contest in plain words: which contender to keep, and how sure that is."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""What the host does: it turns a plan into launches of the kernels, and nothing here waits for the device.
+"""The host's part: it turns a plan into launches of kernels, and never waits for the device.
 
 Every function also runs in Triton's interpreter (``TRITON_INTERPRET=1`` before Triton is imported), on the CPU.
 """
@@ -36,8 +36,8 @@ _DRAW_BLOCK = 64
 def supports(images: Tensor, plan: Plan) -> bool:
     """Whether the kernels are exact on images [B, C, H, W] of this size, and with the parameters of a plan on the CPU.
 
-    They compute in fixed point, which Pillow leaves where a coordinate may reach 32768. The parameters of a plan on
-    another device are not looked at, only whether the kernels know all operations.
+    They compute in fixed point, as Pillow does if no coordinate can reach 32768. For a plan on another device,
+    parameters are not checked, only whether the kernels know all operations.
     """
     if max(images.shape[-2:]) > _LONGEST:
         return False
@@ -59,8 +59,8 @@ def apply_plan(
     """Apply a plan to a batch; twin of the uint8 form of `fasteraa_transforms.backends.cpu`.
 
     It launches 1 + ceil(K / 2) kernels for images of up to 4096 pixels, and 1 + 2 K + 2 ceil(K / 2) for larger ones.
-    Each further 64 MiB of tables take the same number again. A call can be captured in a CUDA graph if its plan lies on
-    the device and the same call was made once before.
+    Every further 64 MiB of tables need the same number of launches again. A call can be captured in a CUDA graph if its
+    plan lies on the device and the same call was made once before.
 
     Args:
         images: uint8 [B, C, H, W] of any strides, not written to; see `supports` for the size.

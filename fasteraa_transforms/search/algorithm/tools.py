@@ -1,4 +1,4 @@
-"""What every objective does alike: halve and augment a batch, show images to a network, take a step."""
+"""Steps that all objectives share: halve and augment a batch, show images to a network, update the policy."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ class Tools:
         std: [C].
         precision: dtype of the networks' arithmetic.
         chunk_size: consecutive images that share a sub-policy.
-        strength: where the policy's strength is held; None: it is free.
+        strength: at which the policy is held; None: its strength is free.
         world: the processes that share each batch. All are given the whole of it, and generators in the same state.
     """
 
@@ -49,7 +49,8 @@ class Tools:
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
         """The context in which a network runs."""
-        # What the cache held would not outlive a capture, and little is in it: the convolutions convert by themselves.
+        # A cached weight would not outlive a capture. The cache would hold little anyway: convolutions convert by
+        # themselves.
         enabled = self.precision is not torch.float32
         return torch.autocast(device.type, self.precision, enabled=enabled, cache_enabled=False)
 
@@ -59,7 +60,7 @@ class Tools:
         return images.contiguous(memory_format=torch.channels_last)
 
     def halves(self, state: SearchState, images: Tensor, labels: Tensor) -> Halves:
-        """Augment the first half of a batch by the policy, and leave the second as it is; of each, this rank's share.
+        """Augment the first half of a batch, and leave the second as it is; returns this rank's share of each.
 
         Args:
             state: whose policy and generator are used.
