@@ -1,4 +1,4 @@
-"""Calibrated policies: operations that change images and keep classes, each up to its own largest magnitude."""
+"""Calibrated policies: operations that change images and keep the classes, each up to its own largest magnitude."""
 
 from collections.abc import Mapping
 
@@ -23,7 +23,7 @@ def calibrated(
     limits: Mapping[str, float] | None = None,
     name: str = "calibrated",
 ) -> Policy | None:
-    """The policy of all operations that change images and lose at most ``tolerance`` of the accuracy, all alike.
+    """The policy of all operations that change images and lose at most ``tolerance`` of the accuracy.
 
     Args:
         curves: what the guard saw; of the operations that may be used.

@@ -127,7 +127,7 @@ class Curves:
 
     @classmethod
     def mean(cls, curves: Sequence["Curves"]) -> "Curves":
-        """Of several networks, weighted by how many images each met."""
+        """The mean over several networks, weighted by the number of images that each looked at."""
         total = sum(each.images for each in curves)
         share = [each.images / total for each in curves]
 
@@ -147,7 +147,7 @@ class Curves:
 
 
 def points_of(operation: str) -> tuple[float, ...]:
-    """The magnitudes at which an operation is looked at; (1.0,) stands for that of one without."""
+    """The magnitudes at which an operation is measured; (1.0,) for an operation without a magnitude."""
     return LOOKED_AT if OPERATIONS[operation].has_magnitude else (1.0,)
 
 
@@ -161,7 +161,7 @@ def measure_curves(
     operations: Iterable[str],
     seed: int = 0,
 ) -> Curves:
-    """What every operation at every magnitude does to images that ``network`` has not seen.
+    """Measure every operation, at every magnitude, on images that ``network`` has not seen.
 
     Args:
         network: in evaluation mode, normalised float [B, C, *crop.size] -> logits.

@@ -71,7 +71,7 @@ def hold_contest(task: Task, settings: Settings, recorder: Recorder) -> Outcome:
 
 
 def screen(trainings: Trainings, allowed: Allowed) -> list[Effect]:
-    """Train the twenty networks of the screening design, and tell the effect of each operation."""
+    """Train the twenty networks of the screening design, and compute the effect of each operation."""
     runs = policies(allowed.operations, allowed.limits)
     trainings.train([Contender(name, policy, "a run of the screening design") for name, policy in runs.items()], 0)
     losses = []
@@ -83,7 +83,7 @@ def screen(trainings: Trainings, allowed: Allowed) -> list[Effect]:
 
 
 def rules_of(task: Task, settings: Settings) -> Rules:
-    """What the settings say of the contest."""
+    """The rules of the contest, from the settings."""
     kinds, allowed = check_settings(settings)
     return Rules(
         kinds=kinds,
@@ -112,7 +112,7 @@ def check_settings(settings: Settings) -> tuple[tuple[str, ...], Allowed]:
 
 
 class _FolderNotes(Notes):
-    """Notes that lie in the folder of a run, with a progress bar over the seconds of its plan."""
+    """Notes in the folder of a run, with a progress bar over its networks."""
 
     def __init__(
         self, recorder: Recorder, plan: budget.RacePlan | None, rows: list[dict[str, Any]], lengths_given: bool
@@ -161,7 +161,7 @@ class _FolderNotes(Notes):
 
 
 def _notes(task: Task, settings: Settings, recorder: Recorder) -> _FolderNotes:
-    """What is there of an earlier run; the folder notes what a new one is."""
+    """The notes of a resumed run. For a new run, the folder notes its task."""
     saved = recorder.load()
     images = task.data.identity() if recorder.path is not None else {}
     plan, rows = None, []

@@ -1,4 +1,4 @@
-"""The kinds of contenders, in one table; and the contenders that a list of names asks for.
+"""The kinds of contenders, in one table, and the contenders of a list of names.
 
 Adding a kind is adding a row. A kind is found by its name, or as ``module:callable``; the callable takes a `Material`
 and returns a list of `Contender`.

@@ -52,7 +52,7 @@ class Held:
         """Take one more image, uint8 [C, H, W], and its label or mask [H, W].
 
         Raises:
-            ValueError: its size is not that of the others, or all together are too large.
+            ValueError: its size differs from the others, or all images together are too large for the memory.
         """
         self.extents[image.shape[1], image.shape[2]] += 1
         if self.size is None and self._stack is not None and image.shape[1:] != self._stack.shape[2:]:

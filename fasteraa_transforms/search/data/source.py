@@ -1,11 +1,11 @@
-"""Where the images of a run come from: named on the command line, kept in its folder, opened again by who resumes it.
+"""The source of a run's images: named on the command line, kept in the run's folder, opened again to resume the run.
 
 A source is a dict, as ``settings.json`` holds it: ``dataset`` and ``data_dir``, or ``shards``, and perhaps a
 ``description``. Paths in it are absolute, so that a run can be resumed from anywhere.
 
-A folder may come from somebody else, and opening its source must not execute what they wrote: a ``module:callable`` is
-imported and called, and a shard that is no plain file is fetched by a shell. `check_consent` has such names given again
-by whoever resumes the run.
+A folder may come from somebody else, and opening its source must not execute their code. But a ``module:callable`` is
+imported and called, and a shard that is no plain file is fetched by a shell. So `check_consent` demands that a resuming
+command names such sources again.
 """
 
 import os

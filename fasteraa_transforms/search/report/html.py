@@ -1,6 +1,6 @@
-"""What the pages of this package are made of: the template, tables, pictures.
+"""Parts of the pages of this package: the template, tables, pictures.
 
-A page is one file. It holds all it shows, runs no script, and fits a phone as well as a wide screen.
+A page is one file, runs no script, and fits a phone as well as a wide screen.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""What a search leaves while it runs: rows of metrics, TensorBoard's events, checkpoints, progress bars."""
+"""Output of a running search: rows of metrics, TensorBoard's events, checkpoints, progress bars."""
 
 import sys
 import time
@@ -16,14 +16,14 @@ from fasteraa_transforms.search.runtime.output import Output, command_line, say
 from fasteraa_transforms.search.runtime.world import World
 
 _SILENT = 3.0
-"""Seconds after which a line says how far loading is, where no bar is shown."""
+"""Without a progress bar, a line tells the progress of loading after this many seconds."""
 
 _METRICS: dict[str, type] = {"kind": str, "epoch": int, "step": int}
 """What every row of ``metrics.jsonl`` holds."""
 
 
 def _metrics_check() -> Callable[[Mapping[str, Any]], None]:
-    """What checks the rows of one file for what the report plots: numbers, and shares of the same operations.
+    """A check for the rows of one file: the report plots their numbers, and their shares of the same operations.
 
     It raises KeyError, TypeError or ValueError.
     """
@@ -45,17 +45,17 @@ def _metrics_check() -> Callable[[Mapping[str, Any]], None]:
 
 
 class Recorder:
-    """Writes the files of a search, and shows how far it is.
+    """Writes the files of a search, and shows its progress.
 
-    All ranks of a search have one, and make the same calls; the first rank alone writes. Without a folder nothing is
-    written. It is a context manager, which closes TensorBoard's events.
+    Every rank of a search has a recorder, and all ranks make the same calls. Only the first rank writes. Without a
+    folder nothing is written. As a context manager, it closes TensorBoard's events.
 
     Args:
         folder: of the run, prepared; None for none.
         world: the processes of the search; this one alone if None.
         resume: whether the run in the folder goes on.
         progress: whether bars are shown.
-        again: what a command that resumes the run has to name again, as `consent_flags` says.
+        again: arguments that a command has to repeat to resume the run; see `consent_flags`.
 
     Attributes:
         path: of the folder, on all ranks.
@@ -107,7 +107,7 @@ class Recorder:
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
     def load(self) -> dict[str, Any] | None:
-        """What the checkpoint of a run that goes on holds, on all ranks; None for a new run.
+        """The checkpoint of a resumed run, on all ranks; None for a new run.
 
         Raises:
             FileNotFoundError: the folder has no checkpoint.
@@ -128,7 +128,7 @@ class Recorder:
     def elapsed(self) -> float:
         """Seconds that the run took, over all its starts.
 
-        Of a start that was killed, what came after the last row and the last checkpoint is not counted.
+        A killed start counts up to its last row or its last checkpoint.
         """
         return self._before + time.perf_counter() - self.began
 
