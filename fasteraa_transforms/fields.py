@@ -1,4 +1,4 @@
-"""What the fields of settings may hold: each says its range beside its default, and one function checks them all."""
+"""The ranges of settings: each field names its range beside its default, and one function checks them all."""
 
 import math
 import operator
@@ -22,8 +22,8 @@ class Range:
     """Which numbers a field holds.
 
     Attributes:
-        rules: what its numbers do, as a message has it, such as "be positive", with whether a number does it. NaN does
-            none of it. A message names the first one that is broken.
+        rules: what a number should do, in the words of a message, such as "be positive", each with a function that
+            checks it. NaN fails them all. A message names the first rule that fails.
         most: its largest whole number.
         hint: what a message says at its end.
     """
@@ -70,8 +70,8 @@ def check_fields(settings: Any) -> None:
 
     Call it in ``__post_init__``. A field of a number has its range in its metadata: ``epochs: int = field(default=3,
     metadata=POSITIVE)``. The range of a tuple is that of each of its numbers. No number is NaN or infinite, and True is
-    no number. What means the same becomes what the type says: lists become tuples, scalars of NumPy and PyTorch
-    numbers, 4e3 the whole number 4000, paths and devices text.
+    no number. Equal values are converted to the type of the field: lists to tuples, scalars of NumPy and PyTorch to
+    numbers, 4e3 to the whole number 4000, paths and devices to text.
 
     Args:
         settings: instance of a dataclass; may be frozen.

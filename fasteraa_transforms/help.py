@@ -39,7 +39,7 @@ class Group:
         options: names of the options without dashes, in the order in which they are shown; in capitals those whose
             values are given without a name.
         about: sentences between the title and the options.
-        table: names and what they stand for, such as the contenders that an option of the group takes.
+        table: names that an option of the group takes, such as contenders, each with its meaning.
     """
 
     title: str
@@ -267,7 +267,7 @@ def formatter(prog: str) -> argparse.HelpFormatter:
 
 
 def columns() -> int:
-    """Columns of a help: those of the terminal, but for two, and not more than one likes to read."""
+    """Columns of a help: two fewer than the terminal has, and at most `WIDEST`."""
     return min(shutil.get_terminal_size().columns - 2, WIDEST)
 
 

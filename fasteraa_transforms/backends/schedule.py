@@ -58,7 +58,7 @@ def by_operation(plan: Plan) -> list[list[tuple[Operation, NDArray[np.int64]]]]:
 
 
 def by_image(plan: Plan) -> list[list[tuple[Step, int]]]:
-    """For each image of a plan on the CPU, what happens to it stage by stage, each step with the partner."""
+    """For each image of a plan on the CPU, its steps, stage by stage, each with the partner."""
     columns = (plan.parameter, plan.centre, plan.partner)
     rows = zip(chosen(plan).tolist(), *(column.tolist() for column in columns), strict=True)
     return [

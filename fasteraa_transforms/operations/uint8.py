@@ -3,7 +3,7 @@
 Each function is the twin of the one of the same name in ``pillow``. It takes ``(images, parameter, extras)`` with one
 parameter an image, a sequence or float64 ``[N]``, and an `Extras`. Operations that work channel by channel treat each
 channel as an L image, so any C is allowed; `color` and `contrast` need luma, see there. No function writes into its
-input. The result is a new array, or the input itself where it equals that, and contiguous if the input is.
+input. The result is a new array, or the input itself if nothing changes; it is contiguous if the input is.
 
 What pays: arithmetic on uint8 (``~x``, ``x & mask``) and slice copies instead of tables, `bytearray.translate` instead
 of indexing a table (0.4 against 2 ns a pixel), a cached index for `numpy.ndarray.take` instead of coordinates, and few
@@ -43,7 +43,7 @@ def flip(images: Images, parameter: Parameters, extras: Extras) -> Images:
 
 
 def _look_up(images: Images, tables: Sequence[bytes]) -> Images:
-    """Map the pixels of each image, or of each channel, through the table for it, as many as there are tables."""
+    """Map pixels through tables: one table for all, one for each image, or one for each channel of each image."""
     data = np.ascontiguousarray(images).data.cast("B") if images.size else memoryview(b"")
     if len(tables) == 1:
         mapped = bytearray(data).translate(tables[0])

@@ -29,7 +29,7 @@ def move(batch: Any, device: torch.device, caller: str) -> Any:
 
 @contextmanager
 def explained(device: torch.device, caller: str) -> Iterator[None]:
-    """Whatever PyTorch raises for a CUDA device that is not there becomes a RuntimeError that says what to do."""
+    """An error of PyTorch for a missing CUDA device becomes a RuntimeError that says what to do."""
     try:
         yield
     except (AssertionError, RuntimeError, ValueError) as error:

@@ -33,7 +33,7 @@ def read(source: str) -> bytes:
         with open(source, "rb", buffering=0, opener=_open) as file:
             status = os.fstat(file.fileno())
             _check_kind(status, source)
-            # A file may grow while it is read, so the size that it has now only says how much room to make.
+            # A file may grow while it is read, so its present size is only an estimate of the room to make.
             data = file.read(min(status.st_size, MAX_BYTES) + 1)
             while len(data) <= MAX_BYTES and (rest := file.read(_BLOCK)):
                 data += rest
@@ -92,7 +92,8 @@ def check_utf8(data: bytes, source: str) -> None:
 def write(data: bytes, path: str | os.PathLike[str]) -> None:
     """Write a file whole or not at all: if it fails, a previous file stays as it was.
 
-    The file has the rights of the one that it replaces, or else those of any new file. A symbolic link stays one.
+    The new file keeps the rights of the file that it replaces. Without one, it has the rights of any new file. A
+    symbolic link stays one.
 
     Raises:
         OSError: the file cannot be written, or the path leads to a FIFO, a socket or a device.

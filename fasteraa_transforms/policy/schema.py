@@ -248,7 +248,7 @@ _EXPECTED = {
 
 
 def _without_echoes(error: ValidationError) -> list[ErrorDetails]:
-    """The errors without those that say of a list with something wrong in it that it is too short as well."""
+    """The errors, but for a list that is called too short only because of a mistake inside of it."""
     details: list[ErrorDetails] = []
     for detail in error.errors(include_url=False):
         loc = detail["loc"]

@@ -25,7 +25,7 @@ _UNEQUAL = {
 _MOVED = "what comes from outside of the image is one colour here and reflected there; bilinear there"
 _DIFFERENCES = dict.fromkeys(("rotate", "translate_x", "translate_y"), _MOVED)
 # The operation that each limit of ShiftScaleRotate is, and the sign of a positive one. Both rotate counter-clockwise. A
-# positive shift is how far the image moves there, and how far away its pixels come from here.
+# positive shift moves the image there; here it is the distance from which pixels come.
 _MOVEMENTS = {"rotate_limit": ("rotate", 1), "shift_limit_x": ("translate_x", -1), "shift_limit_y": ("translate_y", -1)}
 
 

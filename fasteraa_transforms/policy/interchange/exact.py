@@ -1,4 +1,4 @@
-"""Transforms of albumentations that run an operation of this package, for those that albumentations does not have.
+"""Transforms for albumentations that run an operation of this package, for operations that albumentations lacks.
 
 The module needs albumentations. To read an exported pipeline back in another process, import this module before
 ``albumentations.from_dict``, which finds classes by their names:

@@ -150,7 +150,7 @@ def _value(node: ast.expr, names: dict[str, Any]) -> Any:
 
 
 def _returned(function: ast.FunctionDef, lists: dict[str, Any], source: str) -> Any:
-    """What a function returns that does no more than name lists and add them up, as those of archive.py do."""
+    """The return value of a function that only names lists and adds them up, like the functions of archive.py."""
     if function.decorator_list:  # there: from AutoAugment's levels and pixels to levels in [0, 1]
         raise PolicyError(source, "$", f"a decorated {function.name}", "a function without a decorator")
     names = dict(lists)

@@ -25,7 +25,7 @@ class Allowed:
         return set(self.operations) == set(OPERATIONS) and all(limit >= 1 for limit in self.limits.values())
 
     def restrict(self, policy: Policy) -> Policy:
-        """The policy with what is not allowed left out, and magnitudes no larger than their limits.
+        """The policy without forbidden operations, and with magnitudes cut to their limits.
 
         A stage keeps how often it changes nothing: a candidate that is left out becomes one that is never applied.
 

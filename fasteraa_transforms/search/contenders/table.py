@@ -139,7 +139,7 @@ def find_kind(name: str) -> ContenderKind:
 
 
 def gather(kinds: Sequence[str], material: Material) -> list[Contender]:
-    """The contenders of the kinds whose guards are there, each name once.
+    """The contenders of all kinds whose guards have been trained, each name once.
 
     Args:
         kinds: names, as `find_kind` takes them.

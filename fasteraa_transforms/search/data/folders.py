@@ -177,7 +177,7 @@ def _as_splits(root: Path, folders: list[Path]) -> Splits:
 
 
 def entries(root: Path) -> tuple[list[Path], list[str]]:
-    """The folders in ``root`` that can be data, sorted by name, and the names of those that are left out."""
+    """The folders in ``root`` that can be data, sorted by name, and the names of the other folders."""
     found, left_out = [], []
     with os.scandir(root) as scanned:
         folders = sorted((entry for entry in scanned if entry.is_dir()), key=lambda entry: entry.name)

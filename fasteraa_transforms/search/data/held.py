@@ -89,7 +89,7 @@ class Held:
         return torch.empty(0, dtype=torch.uint8) if self._stack is None else self._stack[: len(self)]
 
     def _resize_all(self) -> None:
-        """Choose a size, as images turned out to have several, and resize those that are held already."""
+        """Choose a size once images differ in size, and resize the images that are already held."""
         assert self._stack is not None
         self.size = fitting_size(self.extents)
         assert self.size is not None

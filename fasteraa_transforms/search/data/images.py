@@ -89,7 +89,7 @@ class ImageSet:
         return hashlib.sha256(f"{known['images']} {known['labels']}".encode()).hexdigest()[:16]
 
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the images, as JSON, so that `check_same` can say later what differs."""
+        """A summary of the images for a checkpoint, as JSON, which `check_same` compares."""
         return {
             "shape": list(self.images.shape),
             "classes": self.classes,

@@ -145,7 +145,7 @@ def _check_broken(broken: list[str], read: int, skip: bool) -> str:
 
 
 def _labels(targets: list[Any], ignore_label: int) -> tuple[Tensor, list[int]]:
-    """Labels int64 [N] or masks uint8 [N, H, W], numbered from 0, and what each number stands for in the data."""
+    """Labels int64 [N] or masks uint8 [N, H, W], numbered from 0, and the class of the data for each number."""
     masks = [target for target in targets if isinstance(target, Tensor)]
     if masks:
         if len(masks) < len(targets):

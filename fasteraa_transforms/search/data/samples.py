@@ -120,7 +120,7 @@ def label_of(sample: Any, name: str, setting: str) -> int:
 
 
 def decode(image: Any, *, at_least: tuple[int, int] | None = None, beside: tuple[int, int] | None = None) -> Any:
-    """``image``, or what it holds if it is a file that was not decoded yet, turned upright.
+    """``image``, turned upright; a file is decoded first.
 
     Args:
         image: `Encoded`, bytes, or a dict of ``bytes`` and ``path`` as Hugging Face's datasets have them with

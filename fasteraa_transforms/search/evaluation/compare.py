@@ -146,7 +146,7 @@ def _kept_apart(world: World, settings: TrainingSettings, record: Record | None)
 
 
 def _completed(settings: TrainingSettings, name: str, device: torch.device) -> TrainingSettings:
-    """``settings`` with what fits the data set in the place of None, but for a model that depends on the images."""
+    """``settings``, with values of the data set in the place of None. A model that depends on the images stays None."""
     row = find_dataset(name)
     return dataclasses.replace(
         settings,

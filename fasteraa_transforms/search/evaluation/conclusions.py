@@ -58,7 +58,7 @@ def reference_of(errors: Errors, controls: Collection[str]) -> str:
 
 
 def _sentence(errors: Errors, label: str, other: str, what: str) -> str:
-    """How ``label`` stands against ``other``, of which ``what`` says what it is."""
+    """A sentence that compares ``label`` with ``other``; ``what`` describes the other."""
     by_label = {each.label: each for each in compared_with(other, errors)}
     mine, theirs = by_label[label], by_label[other]
     named = f"{other}, {what}" if what else other

@@ -125,7 +125,7 @@ class Record:
         self.replace_text(path, "".join(map(files.to_row, rows)))
 
     def merge(self, rows: Sequence[EvaluationRow]) -> None:
-        """Leave ``rows`` in one file, from which those of the processes but the first are gone."""
+        """Write all ``rows`` into one file, and remove the files of the other processes."""
         if parts := list(self.path.glob("rows-*.jsonl")):
             self.write_rows(rows)
         for part in parts:

@@ -1,7 +1,7 @@
 """What differences between augmentations are worth: paired intervals, and how many seeds would tell.
 
-The trainings of one seed share first weights, images, their order, crops and flips. So the difference within a seed is
-what counts, and its interval is that of paired samples.
+The trainings of one seed share first weights, images, their order, crops and flips. So differences are taken within a
+seed, and the interval is that of paired samples.
 """
 
 import math

@@ -62,7 +62,7 @@ def explained_loading(recorder: Recorder, advice: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained_memory(recorder: Recorder, advice: str) -> Iterator[None]:
-    """Within it, say what to do where memory, of a device or of the machine, runs out."""
+    """Within it, an error says what to do if the memory of a device or of the machine runs out."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

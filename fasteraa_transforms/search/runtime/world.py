@@ -200,7 +200,7 @@ class World:
 
     @contextmanager
     def telling_when_terminated(self, left: Callable[[], str]) -> Iterator[None]:
-        """Within it, SIGTERM, by which torchrun ends those that outlive another, ends this one with a message.
+        """Within it, SIGTERM ends this process with a message; torchrun sends it when another process has ended.
 
         Args:
             left: says what is left of the work.
