@@ -325,7 +325,10 @@ def test_operations_take_the_same_sizes(tmp_path: Path, capsys: pytest.CaptureFi
     assert look([*command, "--image-size", "own"]) == 2
     with pytest.raises(SystemExit):
         look([*command, "--image-size", "huge"])
-    assert "argument --image-size: invalid image size value: 'huge'" in capsys.readouterr().err
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        error == "error: --image-size should be None, a whole number or own, but got 'huge' instead; --help says more"
+    )
 
 
 # --- orientation ------------------------------------------------------------------------------------------------------

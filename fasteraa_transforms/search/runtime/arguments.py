@@ -63,8 +63,26 @@ def _message(box: str) -> str:
             sections.append([])
         else:
             sections[-1].append(text)
-    said = " ".join(filter(None, sections[min(1, len(sections) - 1)]))
+    said = _shorter(" ".join(filter(None, sections[min(1, len(sections) - 1)])))
     return in_a_line(said).removesuffix(" .").rstrip(".") or "the arguments cannot be read"
+
+
+_KINDS = {"INT": "a whole number", "FLOAT": "a number", "{True,False}": "True or False"}
+
+
+def _shorter(said: str) -> str:
+    """A message without the list of every type that a value was tried as.
+
+    Example:
+        >>> _shorter("Error parsing --side: no type matching {None}|INT|{own} could be instantiated from ['x']. Got …")
+        "--side should be None, a whole number or own, but got 'x' instead"
+    """
+    found = re.match(r"Error parsing (--[\w-]+): no type matching (\S+) could be instantiated from \[(.*?)\]\.", said)
+    if found is None:
+        return said
+    option, kinds, value = found.groups()
+    *first, last = (_KINDS.get(kind, kind.strip("{}")) for kind in kinds.split("|"))
+    return f"{option} should be {' or '.join(filter(None, (', '.join(first), last)))}, but got {value} instead"
 
 
 def _unknown(words: list[str], kind: type) -> str:
