@@ -6,8 +6,8 @@
 FOLDER holds the image folders that the data sets below name. Every search and every training that is done has its row
 in rows.jsonl beside this file, and the policies that were kept lie in policies; the same command goes on where it was
 cut off. For each data set and seed a subset is drawn and searched with the default contenders. Then the policy that the
-search kept and all controls train the same network, several times longer than it takes to fit the images, and are
-tested on the test images.
+search kept and all controls train the same network, until a network without augmentation has fitted the images or
+longer, and are tested on the test images.
 """
 
 import argparse
@@ -116,7 +116,7 @@ def splits(name: str, data: Path) -> tuple[Any, Any]:
         import torchvision
 
         return (torchvision.datasets.CIFAR10(str(data), train=part) for part in (True, False))  # type: ignore[return-value]
-    parts = [open_dataset(str(data / case.folder))]
+    parts: list[Any] = [open_dataset(str(data / case.folder))]
     test = data / case.folder.replace("train", "val" if name == "imagenet" else "test")
     parts.append(open_dataset(str(test)) if "train" in case.folder else None)
     if name in ("silhouettes", "fashion", "solar"):
