@@ -208,5 +208,5 @@ def leave_pictures(recorder: Recorder, policy: Policy, images: Tensor, tried: Ma
         sheet = policies_sheet(others, images[:8])
     else:
         sheet = contact_sheet(policy, images[:8])
-    sheet.save(recorder.folder.path / "contact_sheet.png")
+    recorder.folder.replace(recorder.folder.path / "contact_sheet.png", lambda file: sheet.save(file, "PNG"))
     recorder.show("policy", sheet)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fasteraa_transforms.search.runtime.files import replace
+
 Rows = Sequence[dict[str, Any]]
 
 
@@ -93,7 +95,7 @@ def curves(metrics: Rows, path: str | Path) -> None:
         draw(axes, metrics)
         if name != "shares":
             axes.legend(fontsize=8)
-    figure.savefig(path, dpi=100)
+    replace(path, lambda file: figure.savefig(file, format="png", dpi=100))
 
 
 def curve_svg(metrics: Rows, panel: str) -> str:
