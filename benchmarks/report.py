@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+DOCUMENTS = ("augment", "loader", "race")
 DESTINATION = HERE.parent / "docs" / "benchmarks.md"
 OURS, BASE = "fasteraa_transforms", "torchvision AutoAugment"
 HARDER = f"{OURS}, 20 magnitudes"
@@ -90,11 +91,26 @@ def _note(document: dict[str, Any]) -> str:
     return f" {document['note']}" if "note" in document else ""
 
 
-def text(augment: list[dict[str, Any]], loader: list[dict[str, Any]]) -> str:
+def _race(document: dict[str, Any]) -> str:
+    """How fast the networks of a race are trained, one against another way."""
+    lines = [
+        f"| {row['what']} | {row['images_per_second']:.0f} | {row['of_the_other']:.0f} "
+        f"| {row['ratio']:.2f} ({row['least']:.2f} to {row['most']:.2f}) |"
+        for row in document["rows"]
+    ]
+    return f"""`python benchmarks/race.py --json benchmarks/race.json`: {document["hardware"]},
+torch {document["torch"]}, medians of {document["rounds"]} rounds, ratio with the smallest and the largest.
+
+| | images/s | of the other | ratio |
+|---|---:|---:|---:|
+{chr(10).join(lines)}"""
+
+
+def text(augment: list[dict[str, Any]], loader: list[dict[str, Any]], race: dict[str, Any]) -> str:
     """The page, from what each processor measured."""
     return f"""# Benchmarks
 
-Written by `python benchmarks/report.py` from `benchmarks/augment.json` and `benchmarks/loader.json`; do not edit.
+Written by `python benchmarks/report.py` from the JSON files in `benchmarks`; do not edit.
 
 ## One thread, µs an image
 
@@ -188,8 +204,12 @@ Training of ResNet9 alone, batch 64, median of nine steps by CPU time, against f
 WideResNet-16-2 gave 118, 141, 230 and 254 images/s in the first four rows (2.15 times as many in the last).
 
 Channels-last is what all networks are trained in, and bfloat16 what large ones are where the processor has it.
-Compiling gained nothing beyond these two, and took 11 to 40 seconds. Not measured: other processors, and two trainings
-of one thread against one of two.
+Compiling gained nothing beyond these two, and took 11 to 40 seconds. Not measured: other processors.
+
+The networks of a race, trained as there, batch 32: in bfloat16 against float32, by CPU time of one thread; and in two
+processes of one thread each against one process with two threads, by the clock.
+
+{_race(race)}
 
 ## What was tried and not taken
 
@@ -208,7 +228,7 @@ of one thread against one of two.
 
 
 def main() -> None:
-    documents = [json.loads((HERE / f"{name}.json").read_text(encoding="utf-8")) for name in ("augment", "loader")]
+    documents = [json.loads((HERE / f"{name}.json").read_text(encoding="utf-8")) for name in DOCUMENTS]
     DESTINATION.write_text(text(*documents), encoding="utf-8")
 
 

@@ -88,8 +88,8 @@ def find_network(name: str) -> Network | None:
 def bfloat16_pays(name: str, device: torch.device) -> bool:
     """Whether a network is trained faster in bfloat16 on a device: a large one, where the hardware computes in it.
 
-    On an AMD EPYC with AVX-512 BF16, resnet9-16 trained 1.5 times as many images a second, resnet9-24 1.8, and
-    resnet9-8 on grey images 1.1. Networks that have no row count as large.
+    On an AMD EPYC with AVX-512 BF16, resnet9-16 trained 1.7 times as many images a second, resnet9-24 1.8, and on grey
+    images resnet9-16 1.4 and resnet9-8 1.1 (``benchmarks/race.py``). Networks that have no row count as large.
     """
     row = find_network(name)
     return (row is None or row.large) and computes_in_bfloat16(device)
