@@ -1,6 +1,6 @@
 """Time the trainings of a race: float32 against bfloat16, and side by side against one after the other.
 
-    python benchmarks/race.py [--rounds 9] [--networks resnet9-16,resnet9-24,resnet9-8:grey] [--json FILE]
+    python benchmarks/race.py [--rounds 7] [--networks resnet9-16,resnet9-8:grey] [--json FILE]
 
 For each network two numbers, medians of rounds in which the two take turns, with the smallest and the largest ratio:
 
@@ -110,9 +110,9 @@ def compared(name: str, these: list[float], those: list[float]) -> dict[str, flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--networks", default="resnet9-16,resnet9-24,resnet9-32,resnet9-8:grey,resnet9-16:grey")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--epochs", type=int, default=3, help="of each timing")
+    parser.add_argument("--networks", default="resnet9-16,resnet9-24,resnet9-8:grey,resnet9-16:grey")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--epochs", type=int, default=2, help="of each timing")
     parser.add_argument("--json", help="file to write the table to")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -132,7 +132,7 @@ torchvision and albumentations draw once for a whole batch, so there they run in
 ships no policy: its column is one of 14 operations, as in TrivialAugment.
 
 {chr(10).join(map(_one_thread, augment))}
-{LARGE}
+{LARGE.replace("{race}", _race(race))}
 ## A DataLoader
 
 `python benchmarks/loader.py --json benchmarks/loader.json`.
@@ -209,7 +209,7 @@ Compiling gained nothing beyond these two, and took 11 to 40 seconds. Not measur
 The networks of a race, trained as there, batch 32: in bfloat16 against float32, by CPU time of one thread; and in two
 processes of one thread each against one process with two threads, by the clock.
 
-{_race(race)}
+{race}
 
 ## What was tried and not taken
 

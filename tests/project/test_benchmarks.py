@@ -297,11 +297,14 @@ def test_the_page_says_which_targets_were_missed() -> None:
     rates = {"fasteraa_transforms": {"median": 9.0}, "no policy": {"median": 10.0}}
     loader = {"setting": setting, "workers": 2, "rounds": 1, "images": 8, "results": rates}
     documents = [{"setting": setting, "rounds": 1, "rows": rows[i : i + 2]} for i in (0, 2)]
-    page = load("report").text(documents, [loader])
+    raced = {"what": "w", "images_per_second": 20.0, "of_the_other": 10.4, "ratio": 1.92, "least": 1.9, "most": 2.0}
+    race = {"hardware": "H", "torch": "2", "rounds": 7, "rows": [raced]}
+    page = load("report").text(documents, [loader], race)
     assert "| a | ≤ 0.30 | 0.300, met |" in page
     assert "| b | ≤ 0.29 | 0.300, **missed** |" in page
     assert "| c | ≤ 0.30; 20 magnitudes ≤ 0.25 | 0.300, met | 0.300, **missed** |" in page
     assert "| fasteraa_transforms | 9.0 | 0.900 |" in page
+    assert "| w | 20 | 10 | 1.92 (1.90 to 2.00) |" in page
 
 
 def test_the_measured_rows_are_those_of_the_benchmark(augment: ModuleType) -> None:

@@ -166,8 +166,8 @@ def test_command_line_has_every_option(generated: ModuleType) -> None:
     text = generated.command_line()
     for option in ("--tile", "--preset", "--classifier-epochs", "--resume", "--policies", "--split-seed"):
         assert re.search(rf"^ +{option}\b", text, re.MULTILINE), option
-    for name in ("show", "diff", "list"):
-        assert f"usage: fasteraa {name} [-h]" in text
+    for usage in ("show POLICY PHOTO ... --out PATH [OPTIONS]", "diff A B", "list"):
+        assert f"\nusage: fasteraa {usage}\n" in text
     assert max(map(len, text.splitlines())) <= 88
 
 
