@@ -95,7 +95,7 @@ def curves(metrics: Rows, path: str | Path) -> None:
         draw(axes, metrics)
         if name != "shares":
             axes.legend(fontsize=8)
-    replace(path, lambda file: figure.savefig(file, format="png", dpi=100))
+    replace(Path(path), lambda file: figure.savefig(file, format="png", dpi=100))
 
 
 def curve_svg(metrics: Rows, panel: str) -> str:
