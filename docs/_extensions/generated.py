@@ -95,6 +95,9 @@ def policies() -> str:
 def _policy(name: str, policy: Policy) -> Iterator[str]:
     yield f"## {name}\n"
     yield f'`FasterAutoAugment.from_pretrained("{name}")`: {_summary(policy)}\n'
+    alike = [each for each, other in shipped().items() if each != name and other.sub_policies == policy.sub_policies]
+    if alike:
+        yield f"`{'`, `'.join(alike)}` has the same sub-policies.\n"
     yield chart(share_bars(policy.effective_share())) + "\n"
     yield from _whole(name, policy)
     yield "\n<details><summary>Where it comes from</summary>\n"

@@ -130,6 +130,10 @@ def test_every_shipped_policy_is_shown(generated: ModuleType) -> None:
         assert part.index("<svg") < part.index("{.whole}") < part.index("<details>")  # what it does comes first
         assert part.count("<details>") == part.count("</details>") == 2
         assert len(list(generated.PICTURES.glob(f"{name}-[0-9]*-[01].webp"))) == 2 * len(policy)
+    # Both are AutoAugment's policy of CIFAR-10; no other two are the same.
+    assert "`cifar100` has the same sub-policies." in text.split("## cifar10\n")[1].partition("\n## ")[0]
+    assert "`cifar10` has the same sub-policies." in text.split("## cifar100\n")[1].partition("\n## ")[0]
+    assert text.count("has the same sub-policies.") == 2
 
 
 def test_the_first_page_shows_what_augmentation_does(generated: ModuleType) -> None:
