@@ -343,7 +343,9 @@ def test_unusable_arguments(
     assert main(arguments) == 2
     printed = capsys.readouterr()
     assert re.fullmatch(f"error: {message}\n", printed.err)
-    assert re.fullmatch(r"(1,797 of 1,797 images, .*\n)?", printed.out)  # what was loaded before it failed
+    assert re.fullmatch(
+        r"(1,797 samples; .*\n)?(1,797 of 1,797 images, .*\n)?", printed.out
+    )  # what was loaded before it failed
     assert not list(tmp_path.rglob("*.json"))
 
 

@@ -171,6 +171,7 @@ def check_kills(server: Server, run: str, folder: Path, *, kills: int, at_once: 
 
 
 @pytest.mark.slow
+@pytest.mark.stress
 @pytest.mark.parametrize("run", ["race with an adversarial search", "adversarial", "evaluation", "race"])
 def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
     server: Server, run: str, tmp_path: Path
@@ -179,6 +180,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
 
 
 @pytest.mark.slow
+@pytest.mark.stress
 @pytest.mark.parametrize("group", [True, False])
 def test_a_race_of_two_processes_that_is_killed_ends_as_an_undisturbed_one(
     server: Server, group: bool, tmp_path: Path

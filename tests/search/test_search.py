@@ -494,13 +494,18 @@ def test_the_papers_settings() -> None:
         "multiplier_rate",
         "penalty_every",
         "num_images",
-        "image_size",
     ],
 )
 @pytest.mark.parametrize("value", [0, -2])
 def test_settings_that_should_be_positive(field: str, value: int) -> None:
     with pytest.raises(ValueError, match=rf"^{field} should be positive, but got {value} instead$"):
         Settings(**{field: value})
+
+
+@pytest.mark.parametrize("value", [1, 0, -2])
+def test_an_image_size_of_less_than_two_pixels_is_refused(value: int) -> None:
+    with pytest.raises(ValueError, match=rf"^image_size should be at least 2 pixels, but got {value} instead$"):
+        Settings(image_size=value)
 
 
 def test_settings_that_make_no_sense() -> None:

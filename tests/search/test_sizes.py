@@ -268,8 +268,9 @@ def test_a_search_says_and_keeps_the_size(
     pets, out = write_folder(tmp_path / "pets", MIXED, count=24), tmp_path / "run"
     policy = search(open_dataset(str(pets)), TINY, out=out, name="pets")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == LINE
-    assert lines[1].startswith("24 of 24 images, 3×64×64 (channels, height, width); 2 classes: cat (12), dog (12)")
+    assert lines[0] == "24 samples; loading images and searching take up to 10 min"
+    assert lines[1] == LINE
+    assert lines[2].startswith("24 of 24 images, 3×64×64 (channels, height, width); 2 classes: cat (12), dog (12)")
     about = json.loads((out / "settings.json").read_text("utf-8"))
     assert about["settings"]["image_size"] is None
     assert about["recipe"]["image_size"] == [64, 64]
