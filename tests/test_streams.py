@@ -75,6 +75,8 @@ def ends(commands: list[tuple[str, list[str]]], folder: Path) -> list[tuple[str,
     return found
 
 
+@pytest.mark.slow
+@pytest.mark.stress
 def test_a_closed_output_is_no_error(tmp_path: Path) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     first, other = list_policies()[:2]
@@ -95,6 +97,7 @@ def test_a_closed_output_is_no_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.stress
 def test_a_closed_output_ends_no_work(tmp_path: Path) -> None:
     operations = "operations --num-images 64 --image-size 8 --network resnet9-4 --networks 1 --epochs 1 --processes 1"
     evaluate = "evaluate --policies none --model small --epochs 1 --seeds 1"
@@ -108,6 +111,8 @@ def test_a_closed_output_ends_no_work(tmp_path: Path) -> None:
         assert (tmp_path / "runs" / path).is_file()
 
 
+@pytest.mark.slow
+@pytest.mark.stress
 def test_mistakes_keep_their_status_where_nobody_reads(tmp_path: Path) -> None:
     mistakes = [["lst"], ["diff", "no such policy", "neither"], ["search", "no such folder"], ["show"]]
     for _, words, status, said in ends([("both broken", words) for words in mistakes], tmp_path):

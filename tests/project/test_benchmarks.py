@@ -258,6 +258,7 @@ def test_a_training_is_timed_against_a_plain_loop(
 
 
 @pytest.mark.slow
+@pytest.mark.stress
 def test_trainings_of_a_race_are_timed(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks/race.py"), "--networks", "resnet9-4:grey", "--rounds", "2"]
     subprocess.run([*command, "--epochs", "1", "--json", str(tmp_path / "result.json")], check=True, timeout=600)
