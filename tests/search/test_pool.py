@@ -1,8 +1,6 @@
 """Workers get the same tensors as this process, and share one copy of them."""
 
 import io
-import os
-import subprocess
 import sys
 import tempfile
 
@@ -92,55 +90,3 @@ def test_workers_hold_no_copy_of_the_images() -> None:
         assert sorted(total for total, _ in found) == [count, 2 * count]
         held.append(max(own for _, own in found))
     assert held[1] - held[0] < 2**25
-
-
-RACE = """
-import sys, torch
-from fasteraa_transforms.search import Settings, search
-from fasteraa_transforms.search.runtime.pool import Pool
-
-torch.set_num_threads(1)
-
-def peak():
-    (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024
-
-class Photographs:
-    def __init__(self, count):
-        self.targets = [i % 2 for i in range(count)]
-    def __len__(self):
-        return len(self.targets)
-    def __getitem__(self, index):
-        return torch.full((3, 96, 96), index % 256, dtype=torch.uint8), index % 2
-
-class FirstStep(Exception):
-    pass
-
-def run(self, calls):
-    peaks.append(peak())
-    raise FirstStep
-
-peaks, Pool.run = [], run
-settings = Settings(
-    contenders=("none", "uniform"), num_images=8000, network="resnet9-4", race_images=32, race_epochs=1, trainings=2,
-    replicates=1, processes=2, device="cpu",
-)
-for count in (64, 8000):
-    try:
-        search(Photographs(count), settings, progress=False)
-    except FirstStep:
-        pass
-print((peaks[1] - peaks[0]) / (8000 * 3 * 96 * 96))
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems count memory otherwise")
-def test_a_race_takes_at_most_twice_the_memory_of_the_images_before_its_first_training() -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", RACE],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert 0.5 < float(result.stdout) < 2

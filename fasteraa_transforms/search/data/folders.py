@@ -1,6 +1,7 @@
 """Images in folders: which files are data, which are left out, and which folder is the training split."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ _OF_SYSTEMS = ("__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volu
 _RUN_FILES = ("checkpoint.pt", "metrics.jsonl", "rows.jsonl", "policy.json", "checkpoints")
 
 
-class ImageFiles:
+class ImageFiles(ABC):
     """A map-style dataset of image files.
 
     Attributes:
@@ -37,9 +38,9 @@ class ImageFiles:
     def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
         return self.read(index)
 
+    @abstractmethod
     def read(self, index: int, *, at_least: tuple[int, int] | None = None) -> tuple[Image.Image, Any]:
         """The sample ``index``, its image decoded as `open_image` does for ``at_least``."""
-        raise NotImplementedError
 
 
 class ClassFolder(ImageFiles):

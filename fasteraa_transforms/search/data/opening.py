@@ -7,7 +7,7 @@ from typing import cast
 from fasteraa_transforms.search.data.folders import ClassFolder, Splits, find_splits
 from fasteraa_transforms.search.data.masks import MaskFolder
 from fasteraa_transforms.search.data.samples import MapDataset, Samples
-from fasteraa_transforms.search.data.table import DATASETS, Opener
+from fasteraa_transforms.search.data.table import DATASETS, Opener, find_dataset
 from fasteraa_transforms.search.settings import find_callable
 
 
@@ -29,8 +29,8 @@ def open_dataset(name: str, *, data_dir: str | Path = "data", download: bool = F
         >>> len(open_dataset("fasteraa_transforms.search:Digits"))
         1797
     """
-    if name in DATASETS:
-        return _named(name, DATASETS[name].train, str(data_dir), download)
+    if (train := find_dataset(name).train) is not None:
+        return _named(name, train, str(data_dir), download)
     if name and Path(name).is_dir():
         return _open_split(Path(name))
     if ":" in name:

@@ -112,7 +112,7 @@ class Dataset:
 
     Attributes:
         summary: what it is, for helps.
-        train: opens the training split.
+        train: opens the training split; None for images of one's own, which `open_dataset` finds by their place.
         test: opens the official test split; None if there is none.
         preparation: of its images.
         model: name of the network that an evaluation trains; None for one that fits the images.
@@ -122,7 +122,7 @@ class Dataset:
     """
 
     summary: str
-    train: Opener
+    train: Opener | None
     test: Opener | None = None
     preparation: Preparation = Preparation()
     model: str | None = None
@@ -175,11 +175,7 @@ DATASETS: dict[str, Dataset] = {
 """The data sets by name."""
 
 
-def _unnamed(root: str, download: bool) -> MapDataset:
-    raise NotImplementedError("images of one's own are opened by open_dataset")
-
-
-OWN = Dataset("images of one's own", _unnamed, preparation=Preparation(choose_size=True))
+OWN = Dataset("images of one's own", None, preparation=Preparation(choose_size=True))
 """The row of everything that has no name in `DATASETS`: folders, shards, datasets in code."""
 
 
